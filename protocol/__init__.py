@@ -1,0 +1,1 @@
+"""What cameras, trainer and coordinator say to each other over MQTT."""

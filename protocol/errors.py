@@ -1,0 +1,38 @@
+"""The one tree of exceptions, split by what the caller can do next."""
+
+from enum import StrEnum
+
+
+class FleetError(Exception):
+    """Anything that MaskFleet itself raises; its text is one line for a person."""
+
+
+class LinkError(FleetError):
+    """The broker cannot be reached or did not answer: wait and try again."""
+
+
+class DeviceError(FleetError):
+    """A part of this machine (camera, file, model runtime) failed: restart or replace the part."""
+
+
+class Reason(StrEnum):
+    """Why an input was rejected; the same words are used on the wire."""
+
+    BAD_TOPIC = "bad_topic"
+    BAD_PAYLOAD = "bad_payload"
+    TOO_LARGE = "too_large"
+    BAD_SETTING = "bad_setting"
+    BAD_INPUT = "bad_input"
+    BAD_RELEASE = "bad_release"
+    WRONG_KIND = "wrong_kind"
+    WRONG_DIGEST = "wrong_digest"
+    WRONG_GOLDEN = "wrong_golden"
+
+
+class Rejected(FleetError):
+    """An input is wrong and stays wrong: never retry the same one."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail

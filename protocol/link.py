@@ -1,0 +1,319 @@
+"""The only door to MQTT: connects, greets, comes back by itself, sends and receives typed messages.
+
+A Link does not buffer. Sending while it is offline raises, so that whoever must not lose a message keeps it
+until the broker has acknowledged it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+from urllib.parse import unquote, urlsplit
+
+import aiomqtt
+
+from protocol.errors import LinkError, Reason, Rejected
+from protocol.messages import Message, Status
+from protocol.topics import Address
+
+log = logging.getLogger(__name__)
+
+SEND_TIMEOUT_S = 10
+SUBSCRIBE_TIMEOUT_S = 60
+"""Subscribing may bring a flood of retained messages before its acknowledgement."""
+STEADY_S = 5
+"""A connection that lived this long resets the back-off; a shorter one (two cameras with one name) does not."""
+REFUSED = 128
+"""Return codes of a subscription from here on mean that it was not granted."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is and how to be let in."""
+
+    host: str = "localhost"
+    port: int = 1883
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    is_tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = field(default=None, repr=False)
+    keepalive_s: int = 15
+    """A dead connection is noticed after at most twice this time."""
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """The broker in `mqtt://user:password@host:1883` or `mqtts://...`; raises Rejected."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise Rejected(Reason.BAD_SETTING, f"broker URL: {error}") from None
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/"):
+            raise Rejected(Reason.BAD_SETTING, "broker URL: expected mqtt://host[:port] or mqtts://host[:port]")
+        is_tls = parts.scheme == "mqtts"
+        return cls(
+            host=parts.hostname,
+            port=port or (8883 if is_tls else 1883),
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            is_tls=is_tls,
+        )
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """None without TLS; raises Rejected when a certificate file cannot be used."""
+        if not self.is_tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise Rejected(Reason.BAD_SETTING, f"broker certificates: {error}") from None
+        return context
+
+
+@dataclass(frozen=True)
+class Presence:
+    """How a camera is seen by others: `greeting(session)` then `online` at each connection, `offline` at its end."""
+
+    address: Address
+    greeting: Callable[[int], Sequence[Message]]
+
+
+class Received[M: Message](NamedTuple):
+    """A message and the camera that it belongs to."""
+
+    address: Address
+    message: M
+    retained: bool
+
+
+def backoff_s(attempt: int, chance: float, first_s: float = 0.5, cap_s: float = 30) -> float:
+    """Capped exponential back-off with full jitter: `chance` (0 to 1) of the ceiling of this attempt (from 0)."""
+    return chance * min(cap_s, first_s * 2.0 ** min(attempt, 16))
+
+
+@dataclass(eq=False)
+class _Receiver:
+    base: str
+    types: tuple[type[Message], ...]
+    queue: asyncio.Queue[Received[Message]] = field(default_factory=asyncio.Queue)
+
+    def filters(self) -> list[tuple[str, int]]:
+        return [(kind.topic.filter(self.base), kind.topic.qos) for kind in self.types]
+
+    def accept(self, raw: aiomqtt.Message) -> None:
+        """Queues the message if it is of these types; a bad payload is logged, and never stops the others."""
+        for kind in self.types:
+            if raw.topic.matches(kind.topic.filter(self.base)):
+                try:
+                    address = kind.topic.parse(raw.topic.value)
+                    message = kind.decode(raw.payload if isinstance(raw.payload, bytes) else b"")
+                except Rejected as error:
+                    log.warning("%s: message ignored (%s): %s", raw.topic, error.reason, error)
+                else:
+                    self.queue.put_nowait(Received(address, message, raw.retain))
+
+
+class Link:
+    """A connection that is always being kept: `async with Link(...) as link`, `await link.send(...)`, `link.receive(...)`."""
+
+    def __init__(self, broker: Broker, identifier: str, presence: Presence | None = None) -> None:
+        self._broker = broker
+        self._tls = broker.tls_context()
+        self._identifier = identifier
+        self._presence = presence
+        self._receivers: list[_Receiver] = []
+        self._client: aiomqtt.Client | None = None
+        self._online = asyncio.Event()
+        self._lost: asyncio.Future[None] = asyncio.Future()
+        self._session = 0
+        self._is_leaving = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._greeter: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._keeper = asyncio.create_task(self._keep(), name="link")
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Says `offline` if it can, and disconnects."""
+        self._is_leaving = True
+        if self._presence and self._client:
+            with contextlib.suppress(LinkError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await self.send(self._presence.address, Status(value="offline"))
+        for task in (self._greeter, self._keeper):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the broker has let us in and knows who we are."""
+        return self._online.is_set()
+
+    async def wait_online(self) -> None:
+        """Returns when the link is online; waits as long as that takes."""
+        await self._online.wait()
+
+    async def send(self, address: Address, message: Message) -> None:
+        """Publishes a message of one camera; with QoS 1 it returns when the broker has acknowledged it.
+
+        Raises LinkError when the link is offline, is lost meanwhile, or no acknowledgement comes: the
+        message may then have arrived or not.
+        """
+        if self._client is None:
+            raise LinkError("not connected to the broker")
+        topic = message.topic
+        publish = asyncio.ensure_future(
+            self._client.publish(topic.build(address), message.encode(), qos=topic.qos, retain=topic.retained, timeout=SEND_TIMEOUT_S)
+        )
+        try:
+            await asyncio.wait({publish, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not publish.done():
+                raise LinkError("the connection to the broker was lost")
+            publish.result()
+        except aiomqtt.MqttError as error:
+            raise LinkError(f"{topic.leaf} not sent: {error}") from None
+        finally:
+            publish.cancel()
+
+    @contextlib.asynccontextmanager
+    async def receive[M: Message](self, base: str, *types: type[M]) -> AsyncIterator[AsyncIterator[Received[M]]]:
+        """`async with link.receive(base, Alert) as alerts`, then `async for camera, alert, retained in alerts`.
+
+        Subscribed when entered (at the next connection, when offline), and again at each connection. Payloads
+        that cannot be read are logged and left out.
+        """
+        receiver = _Receiver(base, types)
+        self._receivers.append(receiver)
+        try:
+            if self._client is not None:
+                with contextlib.suppress(LinkError):  # the next connection subscribes
+                    await self._subscribe(self._client, receiver.filters())
+            yield _drain(receiver.queue)
+        finally:
+            self._receivers.remove(receiver)
+            await self._unsubscribe(receiver)
+
+    async def _keep(self) -> None:
+        """Connects, stays, and connects again, until cancelled."""
+        attempt = 0
+        clock = asyncio.get_running_loop().time
+        while True:
+            # A new client for each attempt: one that is entered again repeats publishes that already raised.
+            client = self._new_client()
+            connected_at: float | None = None
+            try:
+                async with client:
+                    connected_at = clock()
+                    self._session += 1
+                    await self._serve(client)
+            except (aiomqtt.MqttError, LinkError) as error:
+                level = logging.WARNING if attempt == 0 else logging.DEBUG
+                log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, error)
+            finally:
+                _let_go(client)
+            if connected_at is not None and clock() - connected_at >= STEADY_S:
+                attempt = 0
+            await asyncio.sleep(backoff_s(attempt, random.random()))
+            attempt += 1
+
+    async def _serve(self, client: aiomqtt.Client) -> None:
+        """One connection's life: read, greet, subscribe, stay; raises MqttError or LinkError at its end."""
+        self._client, self._lost = client, asyncio.Future()
+        # Reading starts before subscribing, or a flood of retained messages could delay the acknowledgement.
+        reader = asyncio.create_task(self._read(client))
+        try:
+            await self._greet()
+            filters = [pair for receiver in self._receivers for pair in receiver.filters()]
+            if self._presence:
+                filters.append((Status.topic.build(self._presence.address), Status.topic.qos))
+            await self._subscribe(client, filters)
+            self._online.set()
+            log.info("connected to %s:%d (session %d)", self._broker.host, self._broker.port, self._session)
+            await reader
+        finally:
+            self._online.clear()
+            self._client = None
+            self._lost.set_result(None)
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
+                await reader
+
+    async def _read(self, client: aiomqtt.Client) -> None:
+        own_status = Status.topic.build(self._presence.address) if self._presence else None
+        async for raw in client.messages:
+            if raw.topic.value == own_status and raw.payload == b"offline" and not self._is_leaving:
+                # The late will of our own older connection: say again that we are here.
+                self._greeter = asyncio.create_task(self._greet_again())
+            for receiver in self._receivers:
+                receiver.accept(raw)
+
+    async def _greet(self) -> None:
+        if self._presence:
+            for message in (*self._presence.greeting(self._session), Status(value="online")):
+                await self.send(self._presence.address, message)
+
+    async def _greet_again(self) -> None:
+        with contextlib.suppress(LinkError):  # the next connection greets
+            await self._greet()
+
+    async def _subscribe(self, client: aiomqtt.Client, filters: list[tuple[str, int]]) -> None:
+        if not filters:
+            return
+        try:
+            codes = await client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S)
+        except aiomqtt.MqttError as error:
+            raise LinkError(f"not subscribed: {error}") from None
+        for (topic, _), code in zip(filters, codes, strict=True):
+            if int(getattr(code, "value", code)) >= REFUSED:
+                raise LinkError(f"the broker refused the subscription to {topic}")
+
+    async def _unsubscribe(self, receiver: _Receiver) -> None:
+        kept = {pair for other in self._receivers for pair in other.filters()}
+        gone = [topic for topic, qos in receiver.filters() if (topic, qos) not in kept]
+        if self._client is not None and gone and not self._is_leaving:
+            with contextlib.suppress(aiomqtt.MqttError):
+                await self._client.unsubscribe(gone)
+
+    def _new_client(self) -> aiomqtt.Client:
+        will = None
+        if self._presence:
+            offline = Status(value="offline")
+            will = aiomqtt.Will(offline.topic.build(self._presence.address), offline.encode(), qos=offline.topic.qos, retain=offline.topic.retained)
+        return aiomqtt.Client(
+            self._broker.host,
+            self._broker.port,
+            username=self._broker.username,
+            password=self._broker.password,
+            identifier=self._identifier,
+            will=will,
+            keepalive=self._broker.keepalive_s,
+            timeout=SEND_TIMEOUT_S,
+            tls_context=self._tls,
+        )
+
+
+async def _drain[M: Message](queue: "asyncio.Queue[Received[M]]") -> AsyncIterator[Received[M]]:
+    while True:
+        yield await queue.get()
+
+
+def _let_go(client: aiomqtt.Client) -> None:
+    """Closes the socket of a client that never got its answer.
+
+    aiomqtt leaves it open; a frozen broker that thaws would then accept the stale connection, and end the
+    present one for it. There is no public way to do this.
+    """
+    client._client.disconnect()

@@ -1,0 +1,131 @@
+"""A release: a model file and the manifest that says what it is, what it must answer, and how good it was measured to be."""
+
+import hashlib
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from protocol.errors import Reason, Rejected
+
+MODEL_FILE = "model.onnx"
+MANIFEST_FILE = "manifest.json"
+CARD_FILE = "CARD.md"
+MAX_MANIFEST_BYTES = 20_000
+MAX_MODEL_BYTES = 20_000_000
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Input(_Part):
+    """What the model takes."""
+
+    width_px: int = Field(gt=0, le=4096)
+    height_px: int = Field(gt=0, le=4096)
+    colour: Literal["rgb", "bgr"]
+    crop_margin: float = Field(ge=1, le=4)
+    """Side of the square that is cut around a face, in units of the longer side of its box."""
+
+
+class Architecture(_Part):
+    """How the network is built, and what that costs for one picture."""
+
+    name: str
+    channels: tuple[int, ...]
+    parameters: int
+    parameters_nonzero: int
+    macs: int
+    """Multiply-accumulates, as thop counts them."""
+    flops: int
+    """2 x MACs."""
+
+
+class Score(_Part):
+    """What the model reached on one data set that did not choose it."""
+
+    n: int
+    accuracy: Share
+    accuracy_low: Share
+    """Lower end of the 95 % Wilson interval."""
+    accuracy_high: Share
+    recall_with_mask: Share | None
+    recall_without_mask: Share | None
+
+
+class Source(_Part):
+    """Pictures that the model was trained on."""
+
+    name: str
+    pictures: int
+    licence: str
+
+
+class Golden(_Part):
+    """A self-test: the inputs are the first bytes of SHAKE-256 of a seed, so nothing but the answers need travel."""
+
+    seed: str
+    shape: tuple[int, ...]
+    outputs: dict[str, tuple[float, ...]]
+    """Each output of the model, flattened."""
+    tolerance: float = Field(gt=0, le=0.1)
+
+    def input_bytes(self) -> bytes:
+        """The golden input: as many bytes as `shape` has elements, the same on every machine."""
+        size = 1
+        for side in self.shape:
+            size *= side
+        return hashlib.shake_256(self.seed.encode()).digest(size)
+
+
+class Manifest(_Part):
+    """All that a camera must know about a model before it runs it."""
+
+    v: Literal[1] = 1
+    kind: Literal["classifier", "detector"]
+    name: str = Field(max_length=64)
+    version: str = Field(max_length=64)
+    created: AwareDatetime
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of the model file."""
+    size_bytes: int = Field(gt=0, le=MAX_MODEL_BYTES)
+    input: Input
+    labels: tuple[str, ...]
+    threshold: Share
+    """A score from here on counts: as a bare face (classifier) or as a face (detector)."""
+    unsure: tuple[Share, Share]
+    """A classifier's p(without_mask) strictly between these is no vote."""
+    temperature: float = Field(gt=0)
+    """What the logits were divided by; it is already inside the model."""
+    architecture: Architecture
+    scores: dict[str, Score]
+    sources: tuple[Source, ...]
+    golden: Golden
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """The manifest in these bytes; raises Rejected for anything else."""
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise Rejected(Reason.TOO_LARGE, f"manifest: {len(data)} bytes, at most {MAX_MANIFEST_BYTES}")
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise Rejected(Reason.BAD_RELEASE, f"manifest: {where + ': ' if where else ''}{first['msg']}") from None
+
+    def check_model(self, model: bytes) -> None:
+        """Raises Rejected unless these bytes are the model that the manifest describes."""
+        if digest(model) != self.digest:
+            raise Rejected(Reason.WRONG_DIGEST, f"model: {len(model)} bytes whose SHA-256 is not the manifest's")
+
+    def encode(self) -> bytes:
+        """The manifest as a file: the same bytes for the same manifest."""
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()

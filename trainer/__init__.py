@@ -1,0 +1,1 @@
+"""Makes the fleet's models: train, measure, evaluate, export."""
