@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Generic, NamedTuple, Self, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import aiomqtt
@@ -23,6 +23,8 @@ from protocol.messages import Message, Status
 from protocol.topics import Address
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
 
 SEND_TIMEOUT_S = 10
 SUBSCRIBE_TIMEOUT_S = 60
@@ -88,7 +90,7 @@ class Presence:
     greeting: Callable[[int], Sequence[Message]]
 
 
-class Received[M: Message](NamedTuple):
+class Received(NamedTuple, Generic[M]):
     """A message and the camera that it belongs to."""
 
     address: Address
@@ -189,7 +191,7 @@ class Link:
             publish.cancel()
 
     @contextlib.asynccontextmanager
-    async def receive[M: Message](self, base: str, *types: type[M]) -> AsyncIterator[AsyncIterator[Received[M]]]:
+    async def receive(self, base: str, *types: type[M]) -> AsyncIterator[AsyncIterator[Received[M]]]:
         """`async with link.receive(base, Alert) as alerts`, then `async for camera, alert, retained in alerts`.
 
         Subscribed when entered (at the next connection, when offline), and again at each connection. Payloads
@@ -201,7 +203,7 @@ class Link:
             if self._client is not None:
                 with contextlib.suppress(LinkError):  # the next connection subscribes
                     await self._subscribe(self._client, receiver.filters())
-            yield _drain(receiver.queue)
+            yield cast("AsyncIterator[Received[M]]", _drain(receiver.queue))
         finally:
             self._receivers.remove(receiver)
             await self._unsubscribe(receiver)
@@ -277,7 +279,7 @@ class Link:
         except aiomqtt.MqttError as error:
             raise LinkError(f"not subscribed: {error}") from None
         for (topic, _), code in zip(filters, codes, strict=True):
-            if int(getattr(code, "value", code)) >= REFUSED:
+            if int(getattr(code, "value", code)) >= REFUSED:  # type: ignore[call-overload]  # paho gives codes or numbers
                 raise LinkError(f"the broker refused the subscription to {topic}")
 
     async def _unsubscribe(self, receiver: _Receiver) -> None:
@@ -291,7 +293,8 @@ class Link:
         will = None
         if self._presence:
             offline = Status(value="offline")
-            will = aiomqtt.Will(offline.topic.build(self._presence.address), offline.encode(), qos=offline.topic.qos, retain=offline.topic.retained)
+            topic = offline.topic
+            will = aiomqtt.Will(topic.build(self._presence.address), offline.encode(), qos=topic.qos, retain=topic.retained)
         return aiomqtt.Client(
             self._broker.host,
             self._broker.port,
@@ -305,7 +308,7 @@ class Link:
         )
 
 
-async def _drain[M: Message](queue: "asyncio.Queue[Received[M]]") -> AsyncIterator[Received[M]]:
+async def _drain(queue: asyncio.Queue[Received[Message]]) -> AsyncIterator[Received[Message]]:
     while True:
         yield await queue.get()
 

@@ -28,8 +28,8 @@ def _move(image: Image, rng: Generator) -> Image:
     if rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
     matrix = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(-18, 18), rng.uniform(0.75, 1.25))
-    matrix[0, 0:2] *= rng.uniform(0.9, 1.1)
-    matrix[:, 2] += rng.uniform(-14, 14, 2)
+    stretch, shift = rng.uniform(0.9, 1.1), rng.uniform(-14, 14, 2)
+    matrix = np.diag([stretch, 1.0]) @ matrix + np.array([[0, 0, shift[0]], [0, 0, shift[1]]])
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
 
 
@@ -55,7 +55,8 @@ def _shadow(image: Image, rng: Generator) -> Image:
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.clip(0.5 + (x * np.cos(angle) + y * np.sin(angle) - rng.uniform(-0.3, 0.3)) * rng.uniform(1, 8), 0, 1)
     shade = 1 - ramp * rng.uniform(0.2, 0.65)
-    return (image * shade[:, :, None]).astype(np.uint8)
+    shaded: Image = (image * shade[:, :, None]).astype(np.uint8)
+    return shaded
 
 
 def _occlude(image: Image, rng: Generator) -> Image:
@@ -106,4 +107,6 @@ def _motion_blur(image: Image, rng: Generator) -> Image:
 
 def _jpeg(image: Image, rng: Generator) -> Image:
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 91))])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
+    again = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert again is not None, "what was just encoded can be decoded"
+    return again.astype(np.uint8, copy=False)

@@ -54,13 +54,14 @@ class MaskNet(nn.Module):
             width_in = width
         self.architecture = architecture
         self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(architecture.dropout)
         self.classifier = nn.Linear(width_in, len(LABELS))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits [N, 2] in the order of `LABELS`, of pictures [N, 3, 128, 128] normalised by `normalise`."""
-        features_NCHW = self.features(images_NCHW)
-        logits: Tensor = self.classifier(self.dropout(features_NCHW.mean((2, 3))))
+        features_NC = self.pool(self.features(images_NCHW)).flatten(1)
+        logits: Tensor = self.classifier(self.dropout(features_NC))
         return logits
 
 

@@ -52,8 +52,8 @@ def fit(network: MaskNet, train: Pictures, val: Pictures, recipe: Recipe) -> Ite
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # The averaging starts slow weights at fast ones; buffers (BatchNorm's statistics) are averaged as well.
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    # Buffers (BatchNorm's statistics) are averaged as well.
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = max(1, len(train) // recipe.batch)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps, pct_start=0.2)

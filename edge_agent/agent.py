@@ -1,0 +1,181 @@
+"""Wiring: builds the parts, owns the tasks and the worker thread, and stops them in order."""
+
+import asyncio
+import contextlib
+import logging
+import platform
+import secrets
+import time
+from importlib.metadata import version
+
+from edge_agent.capture import Camera, CaptureState
+from edge_agent.load import Eyes, load_eyes, load_pipeline
+from edge_agent.outbox import Outbox
+from edge_agent.pipeline import Seen
+from edge_agent.publish import Publisher, message_of
+from edge_agent.scene import Incident
+from edge_agent.settings import Settings
+from edge_agent.vitals import Vitals
+from protocol.errors import LinkError
+from protocol.link import Link, Presence
+from protocol.messages import Birth, Health, Message
+
+log = logging.getLogger(__name__)
+
+HEALTH_S = 60.0
+"""Health is said on each change, and at least this often."""
+LOOK_S = 0.5
+"""How often the camera's state is looked at."""
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """One camera, until `stop` is set or recorded material ends; then open incidents are closed and `offline` is said.
+
+    Raises Rejected when the settings ask for something that cannot be, DeviceError when a model or the disk fails.
+    """
+    eyes = load_eyes(settings)
+    await Agent(settings, eyes).run(stop)
+
+
+class Agent:
+    """The parts of one camera and how they hang together."""
+
+    def __init__(self, settings: Settings, eyes: Eyes) -> None:
+        self._settings = settings
+        self._eyes = eyes
+        self._boot = secrets.token_hex(6)
+        self._model = f"{eyes.classifier.name} {eyes.classifier.version}"
+        self._camera = Camera(settings.uri)
+        self._pipeline = load_pipeline(settings, eyes)
+        self._vitals = Vitals()
+        address = settings.address
+        state_dir = settings.state_dir.expanduser()
+        self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite")
+        broker = settings.broker.broker()
+        self._link = Link(broker, f"{address.base}-{address.site}-{address.camera}", Presence(address, self._greeting))
+        self._publisher = Publisher(self._link, address, self._outbox)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sees and speaks until stopped."""
+        try:
+            # Opening a camera can take seconds.
+            await asyncio.to_thread(self._camera.start)
+            async with self._link, asyncio.TaskGroup() as tasks:
+                speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health)]
+                stopping = tasks.create_task(self._stop_camera(stop))
+                await asyncio.to_thread(self._see, asyncio.get_running_loop())
+                stopping.cancel()
+                await self._publisher.flush()
+                for task in speaking:
+                    task.cancel()
+        except ExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            self._camera.stop()
+            self._publisher.close()
+
+    async def _stop_camera(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        await asyncio.to_thread(self._camera.stop)
+
+    def _see(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The worker thread: frames through the pipeline, until the camera is stopped or its material ends."""
+        while True:
+            frame = self._camera.take(timeout_s=LOOK_S)
+            if frame is not None:
+                seen = self._pipeline(frame)
+                loop.call_soon_threadsafe(self._note, seen)
+            elif self._camera.state().has_ended:
+                break
+            else:
+                self._tell(loop, self._pipeline.wait())
+        self._tell(loop, self._pipeline.stop())
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, incidents: tuple[Incident, ...]) -> None:
+        if incidents:
+            loop.call_soon_threadsafe(self._publish, incidents, self._pipeline.open_incidents, self._pipeline.time_s)
+
+    def _note(self, seen: Seen) -> None:
+        self._vitals.note(seen)
+        if seen.incidents:
+            self._publish(seen.incidents, seen.open_incidents, seen.time_s)
+
+    def _publish(self, incidents: tuple[Incident, ...], open_incidents: int, time_s: float) -> None:
+        for incident in incidents:
+            log.info("%s", incident)
+        self._publisher.tell([message_of(incident, self._boot, self._model, time_s) for incident in incidents], open_incidents)
+
+    async def _telemetry(self) -> None:
+        """Says the figures of each interval; what cannot be sent now is worth nothing later."""
+        while True:
+            await asyncio.sleep(self._settings.telemetry_s)
+            telemetry = self._vitals.look(self._camera.state(), self._boot, self._model, self._outbox.depth)
+            log.info(
+                "%.1f fps of %.1f, p95 %s ms, %.1f faces, %.0f MB, outbox %d",
+                telemetry.fps_processed,
+                telemetry.fps_capture,
+                telemetry.latency_p95_ms,
+                telemetry.faces,
+                telemetry.memory_mb,
+                telemetry.outbox,
+            )
+            with contextlib.suppress(LinkError):
+                await self._link.send(self._settings.address, telemetry)
+
+    async def _health(self) -> None:
+        """Says how the camera is whenever that changes, and what it gives once that is known."""
+        said: tuple[str, str, int] | None = None
+        said_s, got = 0.0, self._camera.state().got
+        while True:
+            await asyncio.sleep(LOOK_S)
+            state = self._camera.state()
+            word = (state.capture, _stable(state), self._outbox.lost)
+            try:
+                if state.got != got:
+                    await self._link.send(self._settings.address, self._birth())
+                    got = state.got
+                if word != said or time.monotonic() - said_s >= HEALTH_S:
+                    await self._link.send(self._settings.address, self._health_now())
+                    said, said_s = word, time.monotonic()
+            except LinkError:
+                said = None
+
+    def _greeting(self, session: int) -> tuple[Message, ...]:
+        self._session = session
+        return self._birth(), self._health_now(), self._publisher.no_mask
+
+    def _birth(self) -> Birth:
+        return Birth(
+            boot=self._boot,
+            session=self._session,
+            agent_version=version("maskfleet"),
+            python_version=platform.python_version(),
+            classifier=self._eyes.classifier,
+            detector=self._eyes.detector,
+            camera_asked=self._camera.uri.text,
+            camera_got=self._camera.state().got,
+        )
+
+    def _health_now(self) -> Health:
+        state = self._camera.state()
+        age_s = None if state.last_frame_s is None else round(max(0.0, time.monotonic() - state.last_frame_s), 2)
+        return Health(
+            boot=self._boot,
+            capture=state.capture,
+            reason=state.reason,
+            last_frame_age_s=age_s,
+            restarts=state.restarts,
+            outbox=self._outbox.depth,
+            lost=self._outbox.lost,
+        )
+
+
+def _stable(state: CaptureState) -> str:
+    """The reason, unless it only counts seconds."""
+    return "" if state.capture == "stalled" else state.reason
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first single exception in a group."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,174 @@
+"""A camera in a thread of its own: the newest frame is there to be taken, what was dropped is counted, silence is said."""
+
+import logging
+import random
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edge_agent.scene import Frame, Image
+from edge_agent.sources import CameraUri, Source, open_source
+from protocol.errors import DeviceError, FleetError
+
+log = logging.getLogger(__name__)
+
+STALLED_S = 3.0
+FAILED_AFTER = 4
+"""So many attempts in a row without a frame, and `restarting` becomes `failed`; it goes on trying."""
+RESTART_CAP_S = 8.0
+
+
+@dataclass(frozen=True)
+class CaptureState:
+    """How the camera is, at one moment."""
+
+    capture: Literal["ok", "stalled", "restarting", "failed"]
+    reason: str
+    got: str
+    last_frame_s: float | None
+    """On the monotonic clock; None before the first frame."""
+    restarts: int
+    frames: int
+    dropped: int
+    has_ended: bool
+    """Recorded material is over."""
+
+
+class Slot:
+    """Hands over one frame: a newer one replaces it, and the one replaced counts as dropped."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._frame: Frame | None = None
+        self._is_closed = False
+        self.dropped = 0
+
+    def put(self, frame: Frame, waits: bool = False) -> None:
+        """Offers a frame; with `waits` it waits until the last one was taken, and drops none."""
+        with self._condition:
+            while waits and self._frame is not None and not self._is_closed:
+                self._condition.wait()
+            if self._frame is not None:
+                self.dropped += 1
+            self._frame = frame
+            self._condition.notify_all()
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """The newest frame that was not taken yet; None when there is none in time, or no more."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._frame is not None or self._is_closed, timeout_s)
+            frame, self._frame = self._frame, None
+            self._condition.notify_all()
+            return frame
+
+    def close(self) -> None:
+        """Wakes whoever waits."""
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()
+
+
+class Camera:
+    """Keeps a camera open and its newest frame at hand."""
+
+    def __init__(self, uri: str) -> None:
+        """Raises Rejected when the URI is wrong."""
+        self.uri = CameraUri.parse(uri)
+        self._has_max_pace = self.uri.options.get("pace", "real") == "max"
+        self._slot = Slot()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._state = CaptureState("restarting", "opening", "", None, 0, 0, 0, has_ended=False)
+        self._opened_s = time.monotonic()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Opens the camera in the background. Raises Rejected at once when what was asked for cannot exist."""
+        source: Source | None = None
+        try:
+            source = open_source(self.uri)
+        except DeviceError as error:
+            self._set(reason=str(error))
+        self._thread = threading.Thread(target=self._run, args=(source,), name="capture", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; a read that hangs is left behind with it."""
+        self._stop.set()
+        self._slot.close()
+        if self._thread is not None:
+            self._thread.join(timeout=2)
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """The newest frame; None when there is none in time."""
+        return self._slot.take(timeout_s)
+
+    def state(self) -> CaptureState:
+        """How the camera is now."""
+        with self._lock:
+            state = replace(self._state, dropped=self._slot.dropped)
+        since = state.last_frame_s if state.last_frame_s is not None else self._opened_s
+        silent_s = time.monotonic() - since
+        if state.capture == "ok" and silent_s > STALLED_S and not state.has_ended:
+            return replace(state, capture="stalled", reason=f"no frame for {silent_s:.0f} s")
+        return state
+
+    def _set(self, **changes: object) -> None:
+        with self._lock:
+            self._state = replace(self._state, **changes)  # type: ignore[arg-type]
+
+    def _run(self, source: Source | None) -> None:
+        """Reads until stopped or the material ends; opens the camera again, with back-off, when it fails."""
+        attempt = 0
+        while not self._stop.is_set():
+            frames_before = self._state.frames
+            try:
+                source = source or open_source(self.uri)
+                self._set(got=source.got)
+                self._read(source)
+            except FleetError as error:
+                self._report(str(error), is_first=attempt == 0)
+            else:
+                break
+            finally:
+                if source is not None:
+                    source.close()
+                source = None
+            attempt = 0 if self._state.frames > frames_before else attempt + 1
+            with self._lock:
+                word: Literal["failed", "restarting"] = "failed" if attempt >= FAILED_AFTER else "restarting"
+                self._state = replace(self._state, capture=word, restarts=self._state.restarts + 1)
+            self._stop.wait(random.uniform(0.5, 1) * min(RESTART_CAP_S, 0.5 * 2.0 ** min(attempt, 8)))
+        self._set(has_ended=True)
+        self._slot.close()
+
+    def _read(self, source: Source) -> None:
+        """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
+        start_s, count = time.monotonic(), 0
+        while not self._stop.is_set():
+            image = source.read()
+            if image is None:
+                return
+            now_s = time.monotonic()
+            if source.frame_s is None:
+                frame_s = now_s
+            else:
+                frame_s = count * source.frame_s
+                if not self._has_max_pace:
+                    self._stop.wait(max(0.0, start_s + count * source.frame_s - now_s))
+                    now_s = time.monotonic()
+            count += 1
+            self._offer(image, frame_s, now_s)
+
+    def _offer(self, image: Image, time_s: float, now_s: float) -> None:
+        with self._lock:
+            was = self._state.capture
+            self._state = replace(self._state, capture="ok", reason="", last_frame_s=now_s, frames=self._state.frames + 1)
+        if was != "ok":
+            log.info("camera %s: %s", self.uri.text, self._state.got)
+        self._slot.put(Frame(image, time_s, now_s), waits=self._has_max_pace)
+
+    def _report(self, reason: str, is_first: bool) -> None:
+        self._set(reason=reason)
+        log.log(logging.WARNING if is_first else logging.DEBUG, "camera %s: %s; trying again", self.uri.text, reason)

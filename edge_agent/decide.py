@@ -1,0 +1,188 @@
+"""Readings over time -> incidents. Pure: one immutable state, one function that steps it.
+
+Faces are followed from frame to frame by overlap and nearness. Each sure reading of a face is a vote; K bare votes
+of the last N open an incident, K masked ones of the last N close it. One person is one alert, however long
+they stand there, and each incident ends: a mask goes on, the face leaves, or the agent stops.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from edge_agent.scene import Box, Closed, Ending, Incident, Label, Opened, Reading
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a face is worth an alert."""
+
+    votes_needed: int = 5
+    """K: bare votes that open an incident, and masked votes that close it."""
+    votes_kept: int = 7
+    """N: how many of a face's last votes count; K is more than half of it, so no face is both."""
+    age_s: float = 0.6
+    """How long a face must have been followed before it can open an incident."""
+    smallest_px: float = 24
+    """A face must have been at least this large, on its longer side, in the frame that confirms."""
+    lost_s: float = 2.0
+    """A face that was not seen for this long has left."""
+    cooldown_s: float = 5.0
+    """A face's next incident opens at the earliest this long after its last one ended."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One sure reading."""
+
+    is_bare: bool
+    p_no_mask: float
+    time_s: float
+
+
+@dataclass(frozen=True)
+class OpenIncident:
+    """What is remembered of an incident until it ends."""
+
+    seq: int
+    started_s: float
+    worst_p_no_mask: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Track:
+    """One face, followed through time."""
+
+    number: int
+    box: Box
+    first_s: float
+    last_s: float
+    votes: tuple[Vote, ...] = ()
+    incident: OpenIncident | None = None
+    quiet_until_s: float = -math.inf
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is remembered between two frames."""
+
+    tracks: tuple[Track, ...] = ()
+    next_track: int = 1
+    next_seq: int = 1
+
+    @property
+    def open_incidents(self) -> int:
+        return sum(track.incident is not None for track in self.tracks)
+
+
+def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules) -> tuple[State, tuple[Incident, ...]]:
+    """The state after the readings of one frame, and the incidents that it opened and closed.
+
+    `now_s` is the frame's time and never goes back. No readings is a frame without faces.
+    """
+    incidents: list[Incident] = []
+    matches = match(state.tracks, readings)
+    tracks: list[Track] = []
+    next_track, next_seq = state.next_track, state.next_seq
+    for index, track in enumerate(state.tracks):
+        if index in matches:
+            tracks.append(_see(track, readings[matches[index]], now_s, rules))
+        elif now_s - track.last_s < rules.lost_s:
+            tracks.append(track)
+        elif track.incident is not None:
+            incidents.append(_closed(track, track.incident, now_s, Ending.LEFT))
+    for index in sorted(set(range(len(readings))) - set(matches.values())):
+        tracks.append(_see(Track(next_track, readings[index].face.box, now_s, now_s), readings[index], now_s, rules))
+        next_track += 1
+    for index, track in enumerate(tracks):
+        if track.last_s != now_s:
+            continue
+        if track.incident is not None and _count(track, is_bare=False) >= rules.votes_needed:
+            incidents.append(_closed(track, track.incident, now_s, Ending.MASK_ON))
+            tracks[index] = replace(track, incident=None, quiet_until_s=now_s + rules.cooldown_s)
+        elif track.incident is None and _is_confirmed(track, now_s, rules):
+            opened = _opened(track, next_seq, now_s, len(readings))
+            incidents.append(opened)
+            tracks[index] = replace(track, incident=OpenIncident(next_seq, opened.started_s, opened.p_no_mask, frames=0))
+            next_seq += 1
+    return State(tuple(tracks), next_track, next_seq), tuple(incidents)
+
+
+def close_all(state: State, now_s: float) -> tuple[State, tuple[Incident, ...]]:
+    """Ends every open incident because the agent stops; nothing is followed any more."""
+    closed = tuple(_closed(track, track.incident, now_s, Ending.STOPPED) for track in state.tracks if track.incident is not None)
+    return State((), state.next_track, state.next_seq), closed
+
+
+def match(tracks: tuple[Track, ...], readings: tuple[Reading, ...]) -> dict[int, int]:
+    """Track index -> reading index, closest pairs first; each is used once.
+
+    Closeness is the distance of the centres in units of the face's size, with a penalty for another size: it also
+    holds at low frame rates, where boxes of one face no longer overlap.
+    """
+    pairs = []
+    for t, track in enumerate(tracks):
+        for r, reading in enumerate(readings):
+            distance = _distance(track.box, reading.face.box)
+            if distance < 1:
+                pairs.append((distance, t, r))
+    matches: dict[int, int] = {}
+    taken: set[int] = set()
+    for _, t, r in sorted(pairs):
+        if t not in matches and r not in taken:
+            matches[t] = r
+            taken.add(r)
+    return matches
+
+
+def _distance(a: Box, b: Box) -> float:
+    """0 for the same box, 1 where it cannot be the same face any more."""
+    (ax, ay), (bx, by) = a.centre, b.centre
+    size = (a.size + b.size) / 2
+    moved = math.hypot(ax - bx, ay - by) / size if size > 0 else math.inf
+    grown = abs(math.log(a.size / b.size)) if a.size > 0 and b.size > 0 else math.inf
+    return moved + grown / 2
+
+
+def _see(track: Track, reading: Reading, now_s: float, rules: Rules) -> Track:
+    """The track after one more reading of its face."""
+    votes, incident = track.votes, track.incident
+    if reading.label is not Label.UNSURE:
+        vote = Vote(reading.label is Label.WITHOUT_MASK, reading.p_no_mask, now_s)
+        votes = (*votes, vote)[-rules.votes_kept :]
+    if incident is not None:
+        incident = replace(incident, worst_p_no_mask=max(incident.worst_p_no_mask, reading.p_no_mask), frames=incident.frames + 1)
+    return replace(track, box=reading.face.box, last_s=now_s, votes=votes, incident=incident)
+
+
+def _count(track: Track, is_bare: bool) -> int:
+    return sum(vote.is_bare == is_bare for vote in track.votes)
+
+
+def _is_confirmed(track: Track, now_s: float, rules: Rules) -> bool:
+    return (
+        _count(track, is_bare=True) >= rules.votes_needed
+        and track.votes[-1].is_bare
+        and now_s - track.first_s >= rules.age_s
+        and now_s >= track.quiet_until_s
+        and track.box.size >= rules.smallest_px
+    )
+
+
+def _opened(track: Track, seq: int, now_s: float, faces: int) -> Opened:
+    bare = [vote for vote in track.votes if vote.is_bare]
+    return Opened(
+        seq=seq,
+        track=track.number,
+        started_s=bare[0].time_s,
+        confirmed_s=now_s,
+        p_no_mask=sum(vote.p_no_mask for vote in bare) / len(bare),
+        bare_votes=len(bare),
+        votes=len(track.votes),
+        faces=faces,
+    )
+
+
+def _closed(track: Track, incident: OpenIncident, now_s: float, ending: Ending) -> Closed:
+    """An incident of a face that left ended when the face was last seen."""
+    ended_s = track.last_s if ending is Ending.LEFT else now_s
+    return Closed(incident.seq, track.number, incident.started_s, ended_s, incident.worst_p_no_mask, incident.frames, ending)

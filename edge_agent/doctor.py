@@ -1,0 +1,99 @@
+"""`doctor`: is everything there that a camera needs? One line each, and what to do where it is not."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+
+from edge_agent.load import load_classifier, load_detector
+from edge_agent.outbox import Outbox
+from edge_agent.runtime import VERSION as ONNXRUNTIME_VERSION
+from edge_agent.settings import Settings
+from edge_agent.sources import CameraUri, open_source
+from protocol.errors import DeviceError, FleetError
+from protocol.link import Link
+
+CONNECT_S = 5.0
+EARLIEST_CLOCK_S = 1_750_000_000
+"""A clock before this (June 2025) was never set."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    part: str
+    is_good: bool
+    text: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Looks at each part; a part that fails does not stop the others."""
+    checks: dict[str, Callable[[], str]] = {
+        "libraries": lambda: f"OpenCV {cv2.__version__}, ONNX Runtime {ONNXRUNTIME_VERSION}",
+        "classifier": lambda: _model(load_classifier(settings.classify)[1]),
+        "detector": lambda: _model(load_detector(settings.detect)[1]),
+        "camera": lambda: _camera(settings.uri),
+        "broker": lambda: asyncio.run(_broker(settings)),
+        "disk": lambda: _disk(settings),
+        "clock": _clock,
+    }
+    findings = []
+    for part, check in checks.items():
+        try:
+            findings.append(Finding(part, True, check()))
+        except FleetError as error:
+            findings.append(Finding(part, False, str(error)))
+    return findings
+
+
+def _model(model: object) -> str:
+    name, version, digest = (getattr(model, field) for field in ("name", "version", "digest"))
+    return f"{name} {version} {digest[:12]}".strip()
+
+
+def _camera(uri_text: str) -> str:
+    uri = CameraUri.parse(uri_text)
+    try:
+        source = open_source(uri)
+        try:
+            image = source.read()
+        finally:
+            source.close()
+    except DeviceError as error:
+        raise DeviceError(f"{uri.text}: {error}") from None
+    if image is None:
+        raise DeviceError(f"{uri.text}: opens, but gives no picture")
+    return f"{uri.text}: {source.got}, first picture {image.shape[1]}x{image.shape[0]}"
+
+
+async def _broker(settings: Settings) -> str:
+    broker = settings.broker.broker()
+    # Not the camera's own name: that would throw a running agent off the broker.
+    async with Link(broker, f"doctor-{time.monotonic_ns()}") as link:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await link.wait_online()
+        except TimeoutError:
+            raise DeviceError(
+                f"{broker.host}:{broker.port}: not connected in {CONNECT_S:.0f} s; is it running, and are name and password right?"
+            ) from None
+    return f"{broker.host}:{broker.port}: connected{' with TLS' if broker.is_tls else ''}"
+
+
+def _disk(settings: Settings) -> str:
+    path = settings.state_dir.expanduser() / "doctor.sqlite"
+    Outbox(path).close()
+    for leftover in path.parent.glob("doctor.sqlite*"):
+        leftover.unlink()
+    return f"{path.parent}: can be written"
+
+
+def _clock() -> str:
+    now_s = time.time()
+    shown = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_s))
+    if now_s < EARLIEST_CLOCK_S:
+        raise DeviceError(f"{shown}: the clock was never set; alerts would carry wrong times (set up NTP)")
+    return shown

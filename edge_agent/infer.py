@@ -1,0 +1,56 @@
+"""`infer`: pictures, folders and videos -> the faces in them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edge_agent.load import Eyes
+from edge_agent.scene import Frame, Image, Reading
+from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, open_video, pictures_in, read_picture
+from protocol.errors import FleetError, Reason, Rejected
+
+
+def infer(eyes: Eyes, path: Path) -> Iterator[dict[str, Any] | Rejected]:
+    """One result for each picture, or frame of a video, below `path`; a Rejected for each file that cannot be read."""
+    try:
+        files = pictures_in(path) if path.is_dir() else [path]
+    except Rejected as error:
+        yield error
+        return
+    for file in files:
+        try:
+            for number, image in enumerate(_images(file)):
+                frame = Frame(image, 0.0, 0.0)
+                readings = eyes.classify(frame, eyes.detect(frame))
+                yield {"file": str(file), "frame": number, "faces": [_face(reading) for reading in readings]}
+        except FleetError as error:
+            yield error if isinstance(error, Rejected) else Rejected(Reason.BAD_INPUT, f"{file}: {error}")
+
+
+def _images(file: Path) -> Iterator[Image]:
+    """The picture in a file, or the frames of a video; raises Rejected when there is none."""
+    if not file.is_file():
+        raise Rejected(Reason.BAD_INPUT, f"{file}: no such file or folder")
+    if file.suffix.lower() in VIDEO_SUFFIXES:
+        video = open_video(file)
+        try:
+            while (image := video.read()) is not None:
+                yield image
+        finally:
+            video.close()
+        return
+    image = read_picture(file)
+    if image is None:
+        kind = "a readable picture" if file.suffix.lower() in PICTURE_SUFFIXES else "a picture or video"
+        raise Rejected(Reason.BAD_INPUT, f"{file}: not {kind}")
+    yield image
+
+
+def _face(reading: Reading) -> dict[str, Any]:
+    box = reading.face.box
+    return {
+        "box": [round(side, 1) for side in (box.x, box.y, box.w, box.h)],
+        "score": round(reading.face.score, 4),
+        "label": reading.label.value,
+        "p_no_mask": round(reading.p_no_mask, 4),
+    }

@@ -1,0 +1,140 @@
+"""Scene -> messages; alerts and incidents by way of the outbox, so that none is lost while the broker is away."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from edge_agent.outbox import Outbox
+from edge_agent.scene import Closed, Ending, Incident, Opened
+from protocol.errors import LinkError
+from protocol.link import Link
+from protocol.messages import Alert, IncidentEnded, NoMask, utc
+from protocol.topics import Address
+
+log = logging.getLogger(__name__)
+
+REPLAYED_S = 2.0
+"""A message that waited this long could not be delivered at its time."""
+RETRY_S = 0.5
+FLUSH_S = 5.0
+
+
+def message_of(incident: Incident, boot: str, model: str, time_s: float) -> Alert | IncidentEnded:
+    """The message that tells of an incident; `time_s` is now, on the camera's clock."""
+    started = utc(time.time() - (time_s - incident.started_s))
+    match incident:
+        case Opened():
+            return Alert(
+                id=f"{boot}-{incident.seq}",
+                boot=boot,
+                seq=incident.seq,
+                started=started,
+                p_no_mask=round(incident.p_no_mask, 4),
+                votes=f"{incident.bare_votes}/{incident.votes}",
+                faces=incident.faces,
+                model=model,
+            )
+        case Closed():
+            return IncidentEnded(
+                id=f"{boot}-{incident.seq}",
+                boot=boot,
+                seq=incident.seq,
+                started=started,
+                duration_s=round(max(0.0, incident.ended_s - incident.started_s), 3),
+                worst_p_no_mask=round(incident.worst_p_no_mask, 4),
+                frames=incident.frames,
+                ended=Ending(incident.ending).value,
+            )
+
+
+class Publisher:
+    """Sends what a camera has to say about faces. All methods belong to the event loop; the disk has a thread of its own."""
+
+    def __init__(self, link: Link, address: Address, outbox: Outbox) -> None:
+        self._link = link
+        self._address = address
+        self._outbox = outbox
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        self._waiting: asyncio.Queue[Alert | IncidentEnded] = asyncio.Queue()
+        self._has_stored = asyncio.Event()
+        self._no_mask = NoMask(value="OFF")
+        self._no_mask_changed = asyncio.Event()
+
+    @property
+    def no_mask(self) -> NoMask:
+        """Whether an incident is open, as others should see it."""
+        return self._no_mask
+
+    def tell(self, messages: list[Alert | IncidentEnded], open_incidents: int) -> None:
+        """Takes messages over, without waiting for anything."""
+        for message in messages:
+            self._waiting.put_nowait(message)
+        value = NoMask(value="ON" if open_incidents else "OFF")
+        if value != self._no_mask:
+            self._no_mask = value
+            self._no_mask_changed.set()
+
+    async def run(self) -> None:
+        """Stores and sends until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._store())
+            tasks.create_task(self._drain())
+            tasks.create_task(self._send_no_mask())
+
+    async def flush(self) -> None:
+        """Returns when everything told is on disk, and sent if the broker takes it within a few seconds."""
+        await self._waiting.join()
+        if self._link.is_online:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    while self._outbox.depth or self._no_mask_changed.is_set():
+                        await asyncio.sleep(0.02)
+
+    def close(self) -> None:
+        """Lets the outbox go, after what is being written."""
+        self._disk.shutdown(wait=True)
+        self._outbox.close()
+
+    async def _store(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            message = await self._waiting.get()
+            await loop.run_in_executor(self._disk, self._outbox.put, message)
+            self._has_stored.set()
+            self._waiting.task_done()
+
+    async def _drain(self) -> None:
+        """Sends what is stored, oldest first; a row goes only after the broker's acknowledgement."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._link.wait_online()
+            self._has_stored.clear()
+            row = await loop.run_in_executor(self._disk, self._outbox.oldest)
+            if row is None:
+                await self._has_stored.wait()
+                continue
+            is_late = row.age_s is None or row.age_s >= REPLAYED_S
+            delay_s = None if row.age_s is None else round(row.age_s, 3)
+            try:
+                await self._link.send(self._address, row.message.model_copy(update={"replayed": is_late, "delay_s": delay_s}))
+            except LinkError as error:
+                log.debug("%s stays in the outbox: %s", row.message.id, error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                await loop.run_in_executor(self._disk, self._outbox.remove, row.number)
+
+    async def _send_no_mask(self) -> None:
+        """Keeps the retained state true; at each connection the greeting says it anyway."""
+        while True:
+            await self._no_mask_changed.wait()
+            await self._link.wait_online()
+            try:
+                value = self._no_mask
+                await self._link.send(self._address, value)
+            except LinkError:
+                await asyncio.sleep(RETRY_S)
+            else:
+                if value == self._no_mask:
+                    self._no_mask_changed.clear()

@@ -1,0 +1,43 @@
+"""Session: runs a model file. Nothing else imports an inference library."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from protocol.errors import DeviceError
+
+VERSION: str = onnxruntime.__version__
+
+
+class Session:
+    """An ONNX model on the processor. One thread that does not spin: on a busy board two spinning threads double the latency."""
+
+    def __init__(self, model: Path | bytes, threads: int = 1) -> None:
+        """Raises DeviceError when the model cannot be loaded."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's errors share no base class
+            raise DeviceError(f"the model cannot be loaded: {str(error).splitlines()[0]}") from None
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            raise DeviceError(f"the model has {len(inputs)} inputs, expected one")
+        self._input = inputs[0].name
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, batch: NDArray[np.uint8] | NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The outputs, in the order of `outputs`; raises DeviceError when the model does not take such a batch."""
+        try:
+            answer: list[NDArray[np.float32]] = self._session.run(None, {self._input: batch})
+        except Exception as error:  # as above
+            raise DeviceError(f"the model failed: {str(error).splitlines()[0]}") from None
+        return answer

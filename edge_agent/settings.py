@@ -1,0 +1,176 @@
+"""One frozen tree of settings: a TOML file, then `MASKFLEET_...` variables over it; a key that is not known is refused."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from edge_agent.decide import Rules
+from protocol.errors import Reason, Rejected
+from protocol.link import Broker
+from protocol.topics import SEGMENT, Address
+
+PREFIX, DELIMITER = "MASKFLEET_", "__"
+FILE_VARIABLE = f"{PREFIX}SETTINGS"
+"""Names the settings file itself."""
+
+Name = Annotated[str, Field(pattern=f"^{SEGMENT.pattern}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class BrokerSettings(_Section):
+    """The MQTT broker."""
+
+    url: str = "mqtt://localhost:1883"
+    """`mqtt://host:port`, or `mqtts://host:port` for TLS."""
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    """Certificate authority of the broker, where it is not one that the system knows."""
+    cert_file: Path | None = None
+    """This camera's certificate, where the broker asks for one."""
+    key_file: Path | None = None
+    keepalive_s: int = Field(default=15, ge=5, le=600)
+
+    def broker(self) -> Broker:
+        """As the link takes it; raises Rejected when the URL is wrong."""
+        parsed = Broker.parse(self.url)
+        return Broker(
+            host=parsed.host,
+            port=parsed.port,
+            username=self.username or parsed.username,
+            password=self.password.get_secret_value() if self.password else parsed.password,
+            is_tls=parsed.is_tls,
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            keepalive_s=self.keepalive_s,
+        )
+
+
+class DetectSettings(_Section):
+    """Finding faces."""
+
+    model: str = "haar"
+    """`haar`, or the path of an ONNX file in YuNet's format."""
+    width_px: int = Field(default=640, ge=64, le=4096)
+    """Pictures are scaled down to this width before faces are looked for: wider sees smaller faces and takes longer."""
+    smallest_face_px: int = Field(default=24, ge=8, le=2000)
+    """Smaller faces (longer side, in pixels of the camera's picture) are passed over."""
+    score: float = Field(default=0.6, gt=0, lt=1)
+    """How sure a network must be that something is a face."""
+
+
+class ClassifySettings(_Section):
+    """Telling masked from bare faces."""
+
+    release: Path | None = None
+    """A release folder; the release that the package brings along when empty."""
+    threads: int = Field(default=1, ge=1, le=64)
+
+
+class DecideSettings(_Section):
+    """When a face is worth an alert."""
+
+    votes_needed: int = Field(default=Rules.votes_needed, ge=1, le=1000)
+    """So many of a face's last `votes_kept` readings must agree to open or close an incident."""
+    votes_kept: int = Field(default=Rules.votes_kept, ge=1, le=1000)
+    age_s: float = Field(default=Rules.age_s, ge=0, le=3600)
+    """How long a face must have been followed before it can open an incident."""
+    smallest_px: float = Field(default=Rules.smallest_px, ge=0)
+    """Faces smaller than this open no incident."""
+    lost_s: float = Field(default=Rules.lost_s, gt=0, le=3600)
+    """A face not seen for this long has left."""
+    cooldown_s: float = Field(default=Rules.cooldown_s, ge=0, le=86400)
+    """A face opens its next incident at the earliest this long after its last one."""
+
+    @model_validator(mode="after")
+    def _needs_a_majority(self) -> "DecideSettings":
+        if not self.votes_kept / 2 < self.votes_needed <= self.votes_kept:
+            raise ValueError("votes_needed must be more than half of votes_kept and at most all of it")
+        return self
+
+    def rules(self) -> Rules:
+        """As the decision takes them."""
+        return Rules(**self.model_dump())
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=DELIMITER, use_attribute_docstrings=True, validate_default=True
+    )
+
+    base: Name = "maskfleet"
+    """First segment of every topic."""
+    site: Name = "home"
+    camera: Name = "door"
+    """Unique in its site: two cameras of one name throw each other off the broker."""
+    uri: str = "demo:"
+    """The camera: `v4l2:///dev/video0`, `rtsp://...`, `file:video.mp4`, `images:FOLDER` or `demo:`."""
+    state_dir: Path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "maskfleet"
+    """Where alerts are kept until the broker has them."""
+    telemetry_s: float = Field(default=10, ge=1, le=300)
+    """Seconds between two telemetry messages."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    broker: BrokerSettings = BrokerSettings()
+    detect: DetectSettings = DetectSettings()
+    classify: ClassifySettings = ClassifySettings()
+    decide: DecideSettings = DecideSettings()
+
+    @property
+    def address(self) -> Address:
+        """Which camera this is."""
+        return Address(self.base, self.site, self.camera)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes over what the file says."""
+        return env_settings, init_settings
+
+
+def read_settings(file: Path | None = None, **overrides: Any) -> Settings:
+    """The settings in a TOML file and the environment; `overrides` (top-level keys) win over both.
+
+    Raises Rejected with one line that names the key.
+    """
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+    except FileNotFoundError:
+        raise Rejected(Reason.BAD_SETTING, f"settings {file}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Rejected(Reason.BAD_SETTING, f"settings {file}: {error}") from None
+    _refuse_unknown_variables()
+    try:
+        settings = Settings(**values)
+        return settings.model_copy(update=overrides) if overrides else settings
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
+        raise Rejected(Reason.BAD_SETTING, f"setting {key}: {what}") from None
+    except ValueError as error:  # a variable whose text is no JSON where JSON is needed
+        raise Rejected(Reason.BAD_SETTING, f"settings: {error}") from None
+
+
+def _refuse_unknown_variables() -> None:
+    """pydantic-settings looks only for variables that it knows, and would pass over a misspelt one."""
+    for variable in os.environ:
+        if variable.upper().startswith(PREFIX) and variable.upper() != FILE_VARIABLE:
+            key = variable[len(PREFIX) :].lower().split(DELIMITER)[0]
+            if key not in Settings.model_fields:
+                raise Rejected(Reason.BAD_SETTING, f"variable {variable}: no such setting")

@@ -1,0 +1,217 @@
+"""Cameras by URI: where pictures come from, one at a time."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import cv2
+import numpy as np
+
+from edge_agent.demo_scene import FPS, HEIGHT, WIDTH, DemoScene
+from edge_agent.scene import Image
+from protocol.errors import DeviceError, Reason, Rejected
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
+NETWORK_TIMEOUT_MS = 5000
+
+
+class Source(Protocol):
+    """An open camera."""
+
+    got: str
+    """What it gives, such as `1280x720 at 30 fps`."""
+    frame_s: float | None
+    """Seconds between two pictures of recorded material; None for a live camera, which sets its own pace."""
+
+    def read(self) -> Image | None:
+        """The next picture; None at the end of the material. Raises DeviceError when the camera fails."""
+
+    def close(self) -> None:
+        """Lets the camera go."""
+
+
+@dataclass(frozen=True)
+class CameraUri:
+    """A camera URI, taken apart."""
+
+    scheme: str
+    place: str
+    options: dict[str, str]
+    text: str
+    """As it was asked for, without any password: fit to be shown."""
+
+    @classmethod
+    def parse(cls, uri: str) -> "CameraUri":
+        """Raises Rejected for a scheme or option that does not exist."""
+        parts = urlsplit(uri)
+        if parts.scheme not in _SCHEMES:
+            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(parts)!r}: known are {', '.join(f'{name}:' for name in _SCHEMES)}")
+        options = {} if parts.scheme == "rtsp" else dict(parse_qsl(parts.query))
+        place = uri if parts.scheme == "rtsp" else unquote(parts.netloc + parts.path)
+        unknown = set(options) - _SCHEMES[parts.scheme].options
+        if unknown:
+            raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
+        return cls(parts.scheme, place, options, _redacted(parts))
+
+    def number(self, option: str, default: float) -> float:
+        """An option as a positive number; raises Rejected when it is none."""
+        try:
+            value = float(self.options.get(option, default))
+        except ValueError:
+            value = -1
+        if not 0 < value < 1e6:
+            raise Rejected(Reason.BAD_SETTING, f"camera option {option}={self.options[option]!r}: expected a number above 0")
+        return value
+
+    def flag(self, option: str) -> bool:
+        """An option that is 0 (as when it is absent) or 1; raises Rejected for anything else."""
+        value = self.options.get(option, "0")
+        if value not in ("0", "1"):
+            raise Rejected(Reason.BAD_SETTING, f"camera option {option}={value!r}: expected 0 or 1")
+        return value == "1"
+
+
+def open_source(uri: CameraUri) -> Source:
+    """Opens a camera. Raises Rejected when what was asked for cannot exist, DeviceError when it may come back."""
+    return _SCHEMES[uri.scheme].open(uri)
+
+
+class VideoSource:
+    """Anything that OpenCV reads by itself: video files, USB cameras, RTSP streams."""
+
+    def __init__(self, place: str, backend: int, params: list[int], is_recorded: bool, loops: bool = False) -> None:
+        self._place = place
+        self._loops = loops
+        self._capture = cv2.VideoCapture(place, backend, params)
+        if not self._capture.isOpened():
+            raise DeviceError("cannot be opened")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        fps = fps if 0 < fps < 1000 else 25.0
+        width, height = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        self.got = f"{width}x{height} at {fps:g} fps"
+        self.frame_s = 1 / fps if is_recorded else None
+
+    def read(self) -> Image | None:
+        ok, image = self._capture.read()
+        if not ok and self._loops:
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+            ok, image = self._capture.read()
+        if not ok:
+            if self.frame_s is None:
+                raise DeviceError("gives no more frames")
+            return None
+        return image.astype(np.uint8, copy=False)
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class ImagesSource:
+    """The pictures of a folder, in the order of their names; files that are no pictures are passed over."""
+
+    def __init__(self, folder: Path, fps: float, loops: bool) -> None:
+        self._paths = pictures_in(folder)
+        self._next = 0
+        self._loops = loops
+        self.got = f"{len(self._paths)} pictures at {fps:g} fps"
+        self.frame_s: float | None = 1 / fps
+
+    def read(self) -> Image | None:
+        for _ in range(len(self._paths)):
+            if self._next >= len(self._paths):
+                if not self._loops:
+                    return None
+                self._next = 0
+            self._next += 1
+            image = read_picture(self._paths[self._next - 1])
+            if image is not None:
+                return image
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class DemoSource:
+    """The scene that the package brings along, as a live camera at 15 frames per second."""
+
+    def __init__(self) -> None:
+        self._scene = DemoScene()
+        self._start_s = time.monotonic()
+        self._next = 0
+        self.got = f"{WIDTH}x{HEIGHT} at {FPS:g} fps"
+        self.frame_s: float | None = None
+
+    def read(self) -> Image | None:
+        due_s = self._start_s + self._next / FPS
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        self._next += 1
+        return self._scene.at(due_s - self._start_s)
+
+    def close(self) -> None:
+        pass
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files below a folder that are named like pictures; raises Rejected when there are none."""
+    if not folder.is_dir():
+        raise Rejected(Reason.BAD_SETTING, f"{folder}: no such folder")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    if not paths:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: holds no pictures")
+    return paths
+
+
+def read_picture(path: Path) -> Image | None:
+    """The BGR picture in a file; None when it cannot be decoded."""
+    data = np.fromfile(path, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return None if image is None else image.astype(np.uint8, copy=False)
+
+
+def open_video(path: Path, loops: bool = False) -> VideoSource:
+    """A video file; raises Rejected when there is none, DeviceError when it cannot be decoded."""
+    if not path.is_file():
+        raise Rejected(Reason.BAD_SETTING, f"{path}: no such file")
+    return VideoSource(str(path), cv2.CAP_FFMPEG, [], is_recorded=True, loops=loops)
+
+
+def _open_usb(uri: CameraUri) -> Source:
+    params = [cv2.CAP_PROP_FRAME_WIDTH, int(uri.number("width", 1280)), cv2.CAP_PROP_FRAME_HEIGHT, int(uri.number("height", 720))]
+    params += [cv2.CAP_PROP_FPS, int(uri.number("fps", 30)), cv2.CAP_PROP_BUFFERSIZE, 1]
+    if not os.path.exists(uri.place):
+        raise DeviceError(f"{uri.place} does not exist; is the camera plugged in?")
+    return VideoSource(uri.place, cv2.CAP_V4L2, params, is_recorded=False)
+
+
+def _open_rtsp(uri: CameraUri) -> Source:
+    params = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
+    return VideoSource(uri.place, cv2.CAP_FFMPEG, params, is_recorded=False)
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    open: Callable[[CameraUri], Source]
+    options: frozenset[str] = frozenset()
+
+
+_SCHEMES = {
+    "file": _Scheme(lambda uri: open_video(Path(uri.place), uri.flag("loop")), frozenset({"loop", "pace"})),
+    "images": _Scheme(lambda uri: ImagesSource(Path(uri.place), uri.number("fps", 5), uri.flag("loop")), frozenset({"fps", "loop", "pace"})),
+    "v4l2": _Scheme(_open_usb, frozenset({"width", "height", "fps"})),
+    "rtsp": _Scheme(_open_rtsp),
+    "demo": _Scheme(lambda _: DemoSource()),
+}
+
+
+def _redacted(parts: SplitResult) -> str:
+    """The URI without its password and query: cameras put secrets into both."""
+    host = parts.netloc.rpartition("@")[2]
+    user = "***@" if "@" in parts.netloc else ""
+    shown = f"{parts.scheme}:{'//' if parts.netloc else ''}{user}{host}{parts.path}"
+    return shown if parts.scheme == "rtsp" or not parts.query else f"{shown}?{parts.query}"

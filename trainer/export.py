@@ -1,0 +1,144 @@
+"""A finished run -> a release folder: one ONNX file that takes camera bytes, its manifest and its card.
+
+Normalisation, temperature and softmax are inside the graph, so training and camera cannot differ.
+"""
+
+import io
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from protocol import release
+from protocol.errors import DeviceError
+from protocol.release import Golden, Manifest
+from trainer import measure, runtimes
+from trainer.card import card, licence
+from trainer.models import INPUT_PX, LABELS, MaskNet, normalise
+from trainer.results import Results
+from trainer.runs import Config
+
+OPSET = 17
+PARITY = 1e-5
+"""Largest difference of a probability between torch, ONNX Runtime and OpenCV that is let pass."""
+CROP_MARGIN = 1.2
+"""The training crops are squares of 1.2 x the longer side of the face box."""
+
+
+class Deployed(nn.Module):
+    """What the camera runs: RGB bytes [N, 128, 128, 3] -> probabilities [N, 2]."""
+
+    def __init__(self, network: MaskNet, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def forward(self, images_NHWC: Tensor) -> Tensor:
+        logits: Tensor = self.network(normalise(images_NHWC)) / self.temperature
+        return logits.softmax(1)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is written to a release folder."""
+
+    manifest: Manifest
+    model: bytes
+
+
+def export(config: Config, network: MaskNet, results: Results, version: str, folder: Path) -> Release:
+    """Writes the release folder and returns what is in it; the same run gives the same bytes.
+
+    Raises DeviceError when a runtime does not give torch's answers.
+    """
+    deployed = Deployed(network, results.temperature).eval()
+    model = to_onnx(deployed)
+    check_parity(deployed, model)
+    cost = measure.cost(network)
+    architecture = config.architecture
+    manifest = Manifest(
+        kind="classifier",
+        name=config.name,
+        version=version,
+        created=datetime.fromisoformat(config.created),
+        digest=release.digest(model),
+        size_bytes=len(model),
+        input=release.Input(width_px=INPUT_PX, height_px=INPUT_PX, colour="rgb", crop_margin=CROP_MARGIN),
+        labels=LABELS,
+        threshold=results.threshold,
+        unsure=results.unsure,
+        temperature=results.temperature,
+        architecture=release.Architecture(
+            name=config.architecture_name,
+            channels=architecture.channels,
+            parameters=cost.params,
+            parameters_nonzero=cost.params_nonzero,
+            macs=cost.macs,
+            flops=cost.flops,
+        ),
+        scores=results.scores,
+        sources=tuple(release.Source(name=name, pictures=n, licence=licence(name)) for name, n in config.pictures.items()),
+        golden=golden(deployed),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    # The manifest goes last: a folder without one is no release.
+    for name, data in ((release.MODEL_FILE, model), (release.CARD_FILE, card(manifest).encode()), (release.MANIFEST_FILE, manifest.encode())):
+        part = folder / f"{name}.part"
+        part.write_bytes(data)
+        os.replace(part, folder / name)
+    return Release(manifest, model)
+
+
+def to_onnx(deployed: Deployed) -> bytes:
+    """The network as one self-contained ONNX file, without paths or source lines of this machine."""
+    buffer = io.BytesIO()
+    example = torch.zeros(2, INPUT_PX, INPUT_PX, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # torch prefers its newer exporter, which writes local paths and source lines into the file.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            deployed,
+            (example,),
+            buffer,  # type: ignore[arg-type]  # a file object does as well
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_axes={"images": {0: "n"}, "probabilities": {0: "n"}},
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    onnx.checker.check_model(model)
+    model.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def check_parity(deployed: Deployed, model: bytes) -> None:
+    """Raises DeviceError unless ONNX Runtime and OpenCV answer as torch does."""
+    images = np.random.default_rng(0).integers(0, 256, (8, INPUT_PX, INPUT_PX, 3), np.uint8)
+    with torch.no_grad():
+        expected = deployed(torch.from_numpy(images)).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / release.MODEL_FILE
+        path.write_bytes(model)
+        for name, open_model in (("ONNX Runtime", runtimes.onnx_runtime), ("OpenCV", runtimes.opencv)):
+            difference = float(np.abs(open_model(path)(images) - expected).max())
+            if not difference <= PARITY:
+                raise DeviceError(f"{name} differs from torch by {difference:.1e} (at most {PARITY:.0e})")
+
+
+def golden(deployed: Deployed) -> Golden:
+    """The self-test of a release: the answers to pseudo-random pictures."""
+    question = Golden(seed="maskfleet", shape=(2, INPUT_PX, INPUT_PX, 3), outputs={}, tolerance=1e-3)
+    images = np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)
+    with torch.no_grad():
+        answers = deployed(torch.from_numpy(images.copy())).numpy().ravel()
+    return question.model_copy(update={"outputs": {"probabilities": tuple(round(float(a), 6) for a in answers)}})

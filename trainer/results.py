@@ -1,0 +1,65 @@
+"""What a finished network is found to be: its calibration on `val`, and its scores on `test`, kept with the run."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from protocol.errors import Reason, Rejected
+from protocol.release import Score
+from trainer import calibrate, evaluate
+from trainer.data import Pictures
+from trainer.models import MaskNet
+from trainer.train import predict
+
+RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What export needs to know beside the weights."""
+
+    temperature: float
+    threshold: float
+    unsure: tuple[float, float]
+    scores: dict[str, Score]
+    """By data set: `test`, and each source in it."""
+
+
+def find(network: MaskNet, val: Pictures, test: Pictures | None) -> Results:
+    """Calibrates on `val` and scores `test`; nothing is chosen by `test`."""
+    logits = predict(network, val)
+    temperature = round(calibrate.temperature(logits, val.classes_N), 4)
+    threshold = calibrate.threshold(p_no_mask(logits, temperature), val.classes_N)
+    scores = {}
+    if test is not None:
+        report = evaluate.report(p_no_mask(predict(network, test), temperature), test, threshold)
+        scores = {name: Score.model_validate(row) for name, row in {"test": report, **report["by_source"]}.items()}
+    return Results(temperature, threshold, calibrate.unsure_band(threshold), scores)
+
+
+def p_no_mask(logits_N2: Tensor, temperature: float) -> np.ndarray:
+    """p(without_mask) [N] of logits."""
+    column: np.ndarray = (logits_N2 / temperature).softmax(1)[:, evaluate.WITHOUT_MASK].double().numpy()
+    return column
+
+
+def save(results: Results, folder: Path) -> None:
+    """Writes the results into a run's folder."""
+    document = {**asdict(results), "scores": {name: score.model_dump() for name, score in results.scores.items()}}
+    part = folder / f"{RESULTS_FILE}.part"
+    part.write_text(json.dumps(document, indent=1))
+    os.replace(part, folder / RESULTS_FILE)
+
+
+def load(folder: Path) -> Results:
+    """The results in a run's folder; raises Rejected when there are none."""
+    try:
+        raw = json.loads((folder / RESULTS_FILE).read_bytes())
+        scores = {name: Score.model_validate(row) for name, row in raw["scores"].items()}
+        return Results(raw["temperature"], raw["threshold"], (raw["unsure"][0], raw["unsure"][1]), scores)
+    except (OSError, ValueError, KeyError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: no readable {RESULTS_FILE}; is the run finished? ({type(error).__name__})") from None
