@@ -1,0 +1,95 @@
+"""The demo: a broker, a camera, and a subscriber that is an ordinary MQTT client, on one machine."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from compose.broker import embedded_broker
+from edge_agent import agent
+from edge_agent.settings import BrokerSettings, Settings
+from protocol.errors import LinkError
+from protocol.link import Broker, Link, Received
+from protocol.messages import Alert, Birth, Health, IncidentEnded, Message, NoMask, Status, Telemetry
+
+SITE, CAMERA = "demo", "door-1"
+TELEMETRY_S = 3.0
+CONNECT_S = 10
+SHOWN = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask)
+
+
+async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> dict[str, int]:
+    """Runs the demo and returns how many alerts, ended incidents and telemetry messages arrived.
+
+    `url` names a broker of one's own instead of the embedded one. Raises LinkError when it cannot be reached,
+    Rejected when the URL is wrong.
+    """
+    counts: Counter[str] = Counter()
+    async with contextlib.AsyncExitStack() as stack:
+        broker = Broker.parse(url) if url else await stack.enter_async_context(embedded_broker())
+        broker_url = url or f"mqtt://{broker.host}:{broker.port}"
+        state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-demo-")))
+        settings = Settings(
+            site=SITE, camera=CAMERA, uri="demo:", telemetry_s=TELEMETRY_S, state_dir=state_dir, broker=BrokerSettings(url=broker_url)
+        )
+        show(f"broker {broker.host}:{broker.port}, also yours: mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{settings.base}/#'")
+        subscriber = await stack.enter_async_context(Link(broker, f"demo-{state_dir.name[-8:]}"))
+        await _connect(subscriber)
+        messages = await stack.enter_async_context(subscriber.receive(settings.base, *SHOWN))
+        listening = asyncio.create_task(_listen(messages, counts, show))
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, stop.set)
+        await agent.run(settings, stop)
+        await asyncio.sleep(0.3)  # what the camera said last is still on its way
+        listening.cancel()
+    return {"alerts": counts["Alert"], "incidents": counts["IncidentEnded"], "telemetry": counts["Telemetry"]}
+
+
+async def _connect(link: Link) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            await link.wait_online()
+    except TimeoutError:
+        raise LinkError(f"no connection to the broker in {CONNECT_S} s; is it running?") from None
+
+
+async def _listen(messages: AsyncIterator[Received[Message]], counts: Counter[str], show: Callable[[str], None]) -> None:
+    start_s = asyncio.get_running_loop().time()
+    async for address, message, _ in messages:
+        if address.camera != CAMERA or address.site != SITE:
+            continue
+        counts[type(message).__name__] += 1
+        show(f"{asyncio.get_running_loop().time() - start_s:5.1f} s  {address.camera}  {line(message)}")
+
+
+def line(message: Message) -> str:
+    """A message in one readable line."""
+    match message:
+        case Alert():
+            late = f", replayed after {message.delay_s} s" if message.replayed else ""
+            return f"ALERT     no mask: p {message.p_no_mask:.2f}, votes {message.votes}, {message.id}{late}"
+        case IncidentEnded():
+            return f"INCIDENT  ended ({message.ended}) after {message.duration_s:.1f} s, {message.id}"
+        case NoMask():
+            return f"no_mask   {message.value}"
+        case Telemetry():
+            return (
+                f"telemetry {message.fps_processed:.1f} fps, latency p95 {_ms(message.latency_p95_ms)}, detect {_ms(message.detect_ms)}, "
+                f"classify {_ms(message.classify_ms)}, {message.memory_mb:.0f} MB"
+            )
+        case Health():
+            return f"health    capture {message.capture}{f': {message.reason}' if message.reason else ''}"
+        case Birth():
+            return (
+                f"birth     agent {message.agent_version}, {message.classifier.name} {message.classifier.version}, detector {message.detector.name}"
+            )
+        case Status():
+            return f"status    {message.value}"
+        case _:
+            return message.encode().decode(errors="replace")
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
