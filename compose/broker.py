@@ -8,8 +8,8 @@ leaves the old connection open when a new one takes its name. What it keeps is i
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, ItemsView, Iterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from amqtt.broker import Broker as AmqttBroker
 from amqtt.contexts import ListenerType
@@ -22,7 +22,7 @@ GRACE = 1.5
 """A client is silent when nothing came for this many of its keep-alive times (MQTT 3.1.1, section 3.1.2.10)."""
 
 
-class AllowAll(BaseAuthPlugin):
+class AllowAll(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no types
     """Lets everybody in. The plugin of amqtt that does so also marks sessions as not worth keeping."""
 
     async def authenticate(self, *, session: Any) -> bool:  # noqa: ARG002
@@ -35,8 +35,8 @@ class Snapshots(dict[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return iter(list(super().keys()))
 
-    def items(self) -> ItemsView[str, Any]:
-        return cast("ItemsView[str, Any]", [(key, list(value)) for key, value in super().items()])
+    def items(self) -> Any:
+        return [(key, list(value)) for key, value in super().items()]
 
 
 class MendedBroker(AmqttBroker):  # type: ignore[misc]  # amqtt ships no types

@@ -1,0 +1,38 @@
+# make demo | test | check | bench | docs: each makes the environment that it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench docs clean
+
+demo: .venv/.demo  ## a broker, a camera and its alerts, in half a minute
+	$(BIN)/maskfleet demo
+
+test: .venv/.dev  ## all tests
+	$(BIN)/pytest
+
+check: .venv/.dev  ## lint, types, and who may import whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.dev  ## how fast this machine sees, as JSON
+	$(BIN)/maskfleet-agent bench --json
+
+docs: .venv/.dev  ## docs/protocol.md from the topics and messages
+	$(BIN)/python docs/generate.py
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ .venv/.demo
+
+clean:
+	rm -rf .venv build dist

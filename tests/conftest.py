@@ -1,0 +1,29 @@
+"""Fixtures that all tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rig import DATA, MOSQUITTO, ROOT, Mosquitto, missing
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    if MOSQUITTO is None:
+        missing("mosquitto")
+    broker = Mosquitto(tmp_path)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def data() -> Path:
+    if not DATA.is_dir():
+        missing("the face-mask data pack (MASKFLEET_DATA, or shared/data beside the repository)")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def classifier_release() -> Path:
+    return ROOT / "edge_agent" / "models" / "classifier"

@@ -1,0 +1,240 @@
+"""The link against a real mosquitto that is stopped, frozen, started again, and refuses."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import aiomqtt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rig import MOSQUITTO, Mosquitto, missing
+
+from protocol.errors import LinkError, Rejected
+from protocol.link import Broker, Link, Presence, backoff_s
+from protocol.messages import Alert, Health, Message, NoMask, Status
+from protocol.topics import ALERT, Address
+
+CAMERA = Address("maskfleet", "lobby", "door-1")
+HEALTH = Health(boot="b", capture="ok", last_frame_age_s=0, restarts=0, outbox=0, lost=0)
+
+
+def broker(mosquitto, **changes) -> Broker:
+    return Broker(host="127.0.0.1", port=mosquitto.port, keepalive_s=5, **changes)
+
+
+def presence(sessions: list[int] | None = None) -> Presence:
+    def greeting(session: int) -> tuple[Message, ...]:
+        if sessions is not None:
+            sessions.append(session)
+        return (HEALTH,)
+
+    return Presence(CAMERA, greeting)
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+async def retained(mosquitto, kind: type[Message]) -> Message | None:
+    """What a client that comes now is told."""
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+        await client.subscribe(kind.topic.build(CAMERA), qos=1)
+        try:
+            async with asyncio.timeout(1):
+                async for raw in client.messages:
+                    return kind.decode(raw.payload)
+        except TimeoutError:
+            return None
+
+
+async def test_a_message_arrives_typed(mosquitto) -> None:
+    async with Link(broker(mosquitto), "sender") as sender, Link(broker(mosquitto), "receiver") as receiver:
+        await sender.wait_online()
+        await receiver.wait_online()
+        async with receiver.receive("maskfleet", Health, NoMask) as messages:
+            await sender.send(CAMERA, HEALTH)
+            await sender.send(CAMERA, NoMask(value="ON"))
+            first, second = await anext(messages), await anext(messages)
+    assert (first.address, first.message) == (CAMERA, HEALTH)
+    assert second.message == NoMask(value="ON")
+
+
+async def test_a_camera_is_online_while_it_lives_and_offline_after(mosquitto) -> None:
+    async with Link(broker(mosquitto), "camera", presence()) as link:
+        await link.wait_online()
+        assert await retained(mosquitto, Status) == Status(value="online")
+        assert await retained(mosquitto, Health) == HEALTH
+    assert await retained(mosquitto, Status) == Status(value="offline")
+
+
+async def test_the_will_speaks_for_a_killed_process(mosquitto) -> None:
+    script = f"""
+import asyncio
+from protocol.link import Broker, Link, Presence
+from protocol.topics import Address
+async def main():
+    async with Link(Broker("127.0.0.1", {mosquitto.port}), "camera", Presence(Address("maskfleet", "lobby", "door-1"), lambda session: ())) as link:
+        await link.wait_online()
+        print("online", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert await asyncio.to_thread(process.stdout.readline) == b"online\n"
+    assert await retained(mosquitto, Status) == Status(value="online")
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    await asyncio.sleep(0.2)
+    assert await retained(mosquitto, Status) == Status(value="offline")
+
+
+async def test_it_greets_and_subscribes_again_after_the_broker_was_away(mosquitto) -> None:
+    sessions: list[int] = []
+    async with Link(broker(mosquitto), "camera", presence(sessions)) as link:
+        await link.wait_online()
+        async with link.receive("maskfleet", NoMask) as messages:
+            mosquitto.stop()
+            await eventually(lambda: not link.is_online)
+            with pytest.raises(LinkError):
+                await link.send(CAMERA, NoMask(value="ON"))
+            mosquitto.start()
+            await eventually(lambda: link.is_online)
+            assert await retained(mosquitto, Status) == Status(value="online")
+            await link.send(CAMERA, NoMask(value="OFF"))
+            assert (await anext(messages)).message == NoMask(value="OFF")
+    assert sessions[0] == 1  # the broker says our will when it stops, which is answered within session 1
+    assert sessions[-1] == 2
+
+
+async def test_sending_fails_at_once_when_the_connection_breaks(mosquitto) -> None:
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        mosquitto.freeze()
+        sending = asyncio.create_task(link.send(CAMERA, NoMask(value="ON")))
+        await asyncio.sleep(0.3)
+        assert not sending.done()
+        mosquitto.stop(signal.SIGKILL)
+        with pytest.raises(LinkError, match="lost"):
+            async with asyncio.timeout(2):
+                await sending
+
+
+async def test_a_frozen_broker_is_noticed_and_one_connection_is_left_when_it_thaws(mosquitto) -> None:
+    sessions: list[int] = []
+    async with Link(broker(mosquitto), "camera", presence(sessions)) as link:
+        await link.wait_online()
+        open_before = len(os.listdir("/proc/self/fd"))
+        mosquitto.freeze()
+        await eventually(lambda: not link.is_online)
+        await asyncio.sleep(12)  # at least one attempt connects and gets no answer
+        assert len(os.listdir("/proc/self/fd")) <= open_before + 2
+        mosquitto.thaw()
+        await eventually(lambda: link.is_online)
+        await asyncio.sleep(2)
+        assert link.is_online
+        assert await retained(mosquitto, Status) == Status(value="online")
+        assert sessions[-1] <= 4
+
+
+async def test_a_late_will_is_answered(mosquitto) -> None:
+    async with Link(broker(mosquitto), "camera", presence()) as link:
+        await link.wait_online()
+        async with aiomqtt.Client("127.0.0.1", mosquitto.port) as other:
+            await other.publish(Status.topic.build(CAMERA), b"offline", qos=1, retain=True)
+        await asyncio.sleep(0.3)
+        assert await retained(mosquitto, Status) == Status(value="online")
+
+
+async def test_a_refused_password_is_no_connection(tmp_path: Path) -> None:
+    if MOSQUITTO is None:
+        missing("mosquitto")
+    passwords = tmp_path / "passwords"
+    passwords.touch(mode=0o600)  # mosquitto refuses one that others can read
+    subprocess.run(["mosquitto_passwd", "-b", passwords, "door", "right"], check=True, capture_output=True)
+    guarded = Mosquitto(tmp_path, ("allow_anonymous false", f"password_file {passwords}"))
+    guarded.start()
+    try:
+        sessions: list[int] = []
+        async with Link(broker(guarded, username="door", password="wrong"), "camera", presence(sessions)) as link:
+            await asyncio.sleep(1)
+            assert not link.is_online
+            with pytest.raises(LinkError, match="not connected"):
+                await link.send(CAMERA, HEALTH)
+        assert sessions == []
+        async with Link(broker(guarded, username="door", password="right"), "camera", presence(sessions)) as link:
+            async with asyncio.timeout(5):
+                await link.wait_online()
+        assert sessions == [1]
+    finally:
+        guarded.stop()
+
+
+async def test_garbage_on_a_topic_stops_nothing(mosquitto, caplog) -> None:
+    async with Link(broker(mosquitto), "receiver") as link, aiomqtt.Client("127.0.0.1", mosquitto.port) as other:
+        await link.wait_online()
+        async with link.receive("maskfleet", Health) as messages:
+            for payload in (b"", b"\xff\xfe", b"{}", b"[" * 5000, b"x" * 100_000, b'{"v": 1, "capture": "dancing"}'):
+                await other.publish(Health.topic.build(CAMERA), payload, qos=1)
+            await other.publish("maskfleet/camera/a.b/c d/health", HEALTH.encode(), qos=1)
+            await other.publish(Health.topic.build(CAMERA), HEALTH.encode(), qos=1)
+            async with asyncio.timeout(5):
+                assert (await anext(messages)).message == HEALTH
+    assert sum("message ignored" in record.message for record in caplog.records) == 7
+
+
+async def test_two_receivers_each_get_what_they_asked_for(mosquitto) -> None:
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        async with link.receive("maskfleet", NoMask) as states:
+            async with link.receive("maskfleet", NoMask, Health) as both:
+                await link.send(CAMERA, HEALTH)
+                await link.send(CAMERA, NoMask(value="ON"))
+                assert [(await anext(both)).message for _ in range(2)] == [HEALTH, NoMask(value="ON")]
+            assert (await anext(states)).message == NoMask(value="ON")
+            await link.send(CAMERA, NoMask(value="OFF"))
+            assert (await anext(states)).message == NoMask(value="OFF")
+
+
+async def test_a_host_that_does_not_exist_is_tried_again_quietly(caplog) -> None:
+    async with Link(Broker(host="127.0.0.1", port=9), "camera") as link:
+        await asyncio.sleep(1.5)
+        assert not link.is_online
+        with pytest.raises(LinkError):
+            await link.send(CAMERA, HEALTH)
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_backoff_is_between_nothing_and_its_cap(attempt: int, chance: float) -> None:
+    assert 0 <= backoff_s(attempt, chance) <= 30
+    assert backoff_s(attempt, chance) <= backoff_s(attempt + 1, chance)
+
+
+@pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "mqtt://", "mqtt://host:port", "mqtt://host:99999", "mqtt://host/path", "mqtt://[::1"])
+def test_a_wrong_broker_url_is_rejected(url: str) -> None:
+    with pytest.raises(Rejected, match="broker URL"):
+        Broker.parse(url)
+
+
+def test_a_broker_url_may_hold_everything() -> None:
+    parsed = Broker.parse("mqtts://door:p%40ss@broker.example")
+    assert (parsed.host, parsed.port, parsed.username, parsed.password, parsed.is_tls) == ("broker.example", 8883, "door", "p@ss", True)
+    assert "p@ss" not in repr(parsed)
+
+
+def test_a_missing_certificate_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="certificates"):
+        Broker(is_tls=True, ca_file=tmp_path / "none.pem").tls_context()
+
+
+def test_alerts_are_never_sent_without_acknowledgement() -> None:
+    assert ALERT.qos == 1
+    assert Alert.topic is ALERT

@@ -1,0 +1,53 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.errors import Reason, Rejected
+from protocol.release import MAX_MANIFEST_BYTES, Golden, Manifest
+
+
+@pytest.fixture
+def manifest_bytes(classifier_release: Path) -> bytes:
+    return (classifier_release / "manifest.json").read_bytes()
+
+
+def test_parse_and_encode_are_inverse(manifest_bytes: bytes) -> None:
+    assert Manifest.parse(manifest_bytes).encode() == manifest_bytes
+
+
+def test_the_model_must_be_the_manifests(manifest_bytes: bytes, classifier_release: Path) -> None:
+    manifest = Manifest.parse(manifest_bytes)
+    model = (classifier_release / "model.onnx").read_bytes()
+    manifest.check_model(model)
+    with pytest.raises(Rejected) as caught:
+        manifest.check_model(model[:-1])
+    assert caught.value.reason is Reason.WRONG_DIGEST
+
+
+@given(st.binary(max_size=200))
+def test_any_other_bytes_are_rejected(data: bytes) -> None:
+    with pytest.raises(Rejected) as caught:
+        Manifest.parse(data)
+    assert caught.value.reason is Reason.BAD_RELEASE
+
+
+def test_a_huge_manifest_is_refused_unread() -> None:
+    with pytest.raises(Rejected) as caught:
+        Manifest.parse(b" " * (MAX_MANIFEST_BYTES + 1))
+    assert caught.value.reason is Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("kind", "oracle"), ("digest", "abc"), ("threshold", 2), ("unsure", [0.1]), ("temperature", 0), ("created", "yesterday"), ("v", 2)]
+)
+def test_a_wrong_field_is_named(manifest_bytes: bytes, field: str, value: object) -> None:
+    with pytest.raises(Rejected, match=f"manifest: {field}"):
+        Manifest.parse(json.dumps({**json.loads(manifest_bytes), field: value}).encode())
+
+
+def test_golden_inputs_are_the_same_everywhere() -> None:
+    golden = Golden(seed="maskfleet", shape=(2, 3), outputs={}, tolerance=0.001)
+    assert golden.input_bytes().hex() == "502d3e08699b"

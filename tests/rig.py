@@ -1,0 +1,65 @@
+"""A real mosquitto that can be stopped, frozen and started again, and the real data where it lies."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Taken out of the environment, where the agent would refuse it as a setting that it does not know.
+DATA = Path(os.environ.pop("MASKFLEET_DATA", ROOT.parent / "shared" / "data"))
+IS_CI = os.environ.get("CI") == "true"
+MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+def missing(what: str) -> None:
+    """Skips the test, or fails it in CI, where everything must be there."""
+    (pytest.fail if IS_CI else pytest.skip)(f"{what} is not here")
+
+
+def free_port() -> int:
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return int(own.getsockname()[1])
+
+
+class Mosquitto:
+    """A mosquitto of our own on a free port."""
+
+    def __init__(self, folder: Path, lines: tuple[str, ...] = ("allow_anonymous true",)) -> None:
+        self.port = free_port()
+        self._config = folder / "mosquitto.conf"
+        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", f"user {getpass.getuser()}", "max_queued_messages 100000", *lines, ""]))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen([MOSQUITTO, "-c", self._config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(500):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return
+            time.sleep(0.01)
+        raise RuntimeError("mosquitto did not start")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self._process:
+            self._process.send_signal(number)
+            self._process.send_signal(signal.SIGCONT)
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
