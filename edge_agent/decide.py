@@ -19,7 +19,7 @@ class Rules:
     """K: bare votes that open an incident, and masked votes that close it."""
     votes_kept: int = 7
     """N: how many of a face's last votes count; K is more than half of it, so no face is both."""
-    age_s: float = 0.6
+    age_s: float = 1.0
     """How long a face must have been followed before it can open an incident."""
     smallest_px: float = 24
     """A face must have been at least this large, on its longer side, in the frame that confirms."""

@@ -1,0 +1,160 @@
+"""The agent as a process, against a real mosquitto, listened to by an ordinary MQTT client."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from protocol.messages import MESSAGES, Alert, Birth, Health, IncidentEnded, Message, NoMask, Status, Telemetry
+
+
+class Ear:
+    """Hears all that is said, in order."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+
+    def of(self, kind: type[Message]) -> list:
+        return [message for message in self.heard if isinstance(message, kind)]
+
+    async def until(self, holds, seconds: float = 30) -> None:
+        async with asyncio.timeout(seconds):
+            while not holds(self):
+                await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def listening(mosquitto) -> AsyncIterator[Ear]:
+    ear = Ear()
+
+    async def listen() -> None:
+        async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+            await client.subscribe("maskfleet/#", qos=1)
+            ready.set()
+            async for raw in client.messages:
+                for kind in MESSAGES:
+                    if raw.topic.value.endswith(f"/{kind.topic.leaf}"):
+                        ear.heard.append(kind.decode(raw.payload))
+
+    ready = asyncio.Event()
+    task = asyncio.create_task(listen())
+    await ready.wait()
+    yield ear
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
+        await task
+
+
+@contextlib.asynccontextmanager
+async def running(mosquitto, tmp_path: Path, uri: str = "demo:", **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    variables = {
+        "MASKFLEET_BROKER__URL": mosquitto.url,
+        "MASKFLEET_BROKER__KEEPALIVE_S": "5",
+        "MASKFLEET_STATE_DIR": str(tmp_path / "state"),
+        "MASKFLEET_TELEMETRY_S": "1",
+        **settings,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "edge_agent", "run", "--camera", uri, env={**os.environ, **variables}, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_one_alert_then_a_clean_stop_that_ends_it(mosquitto, tmp_path: Path) -> None:
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path) as process:
+        await ear.until(lambda ear: ear.of(Alert) and len(ear.of(Telemetry)) >= 2)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        await ear.until(lambda ear: ear.of(Status) and ear.of(Status)[-1].value == "offline")
+    (alert,), (ended,) = ear.of(Alert), ear.of(IncidentEnded)
+    assert (alert.id, alert.replayed) == (ended.id, False)
+    assert ended.ended == "stopped"
+    assert alert.p_no_mask > 0.9
+    assert [state.value for state in ear.of(NoMask)] == ["OFF", "ON", "OFF"]
+    assert ear.of(Birth)[0].camera_asked == "demo:"
+    assert ear.of(Health)[-1].capture == "ok"
+    telemetry = ear.of(Telemetry)[-1]
+    assert telemetry.fps_capture == pytest.approx(15, rel=0.3)
+    assert telemetry.fps_processed <= telemetry.fps_capture + 1
+    assert telemetry.model.startswith("door")
+    assert telemetry.faces > 0.9
+    assert 20 < telemetry.memory_mb < 400
+
+
+async def test_alerts_of_an_outage_arrive_after_it_in_order_and_marked(mosquitto, tmp_path: Path) -> None:
+    mosquitto.stop()
+    async with running(mosquitto, tmp_path):
+        await asyncio.sleep(13)  # the alert at about 1 s and its end at about 8 s happen while nobody listens
+        mosquitto.start()
+        async with listening(mosquitto) as ear:
+            await ear.until(lambda ear: ear.of(IncidentEnded))
+    said = [message for message in ear.heard if isinstance(message, Alert | IncidentEnded)]
+    assert [type(message) for message in said[:2]] == [Alert, IncidentEnded]
+    assert said[0].id == said[1].id
+    assert said[0].replayed
+    assert said[0].delay_s > said[1].delay_s > 2
+
+
+async def test_alerts_survive_kill_9(mosquitto, tmp_path: Path) -> None:
+    mosquitto.stop()
+    async with running(mosquitto, tmp_path) as process:
+        await asyncio.sleep(6)
+        process.kill()
+        await process.wait()
+    mosquitto.start()
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path):
+        await ear.until(lambda ear: len(ear.of(Alert)) >= 2)
+    first, second = ear.of(Alert)[:2]
+    assert first.replayed
+    assert first.boot != second.boot
+    assert not second.replayed
+
+
+async def test_two_agents_greet_again_after_a_broker_restart(mosquitto, tmp_path: Path) -> None:
+    async with running(mosquitto, tmp_path), running(mosquitto, tmp_path, MASKFLEET_CAMERA="door-2"):
+        async with listening(mosquitto) as ear:
+            await ear.until(lambda ear: len({birth.boot for birth in ear.of(Birth)}) == 2)
+        mosquitto.stop(signal.SIGKILL)
+        await asyncio.sleep(0.5)
+        mosquitto.start()
+        async with listening(mosquitto) as ear:
+            await ear.until(lambda ear: len({birth.boot for birth in ear.of(Birth) if birth.session > 1}) == 2)
+            await ear.until(lambda ear: [status.value for status in ear.of(Status)].count("online") >= 2)
+
+
+async def test_a_camera_that_is_not_there_is_said_over_mqtt(mosquitto, tmp_path: Path) -> None:
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, uri="v4l2:///dev/video99") as process:
+        await ear.until(lambda ear: any(health.capture in ("restarting", "failed") and "plugged in" in health.reason for health in ear.of(Health)))
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
+async def test_a_clip_of_bare_faces_that_mask_themselves(mosquitto, tmp_path: Path, data: Path) -> None:
+    """One alert for each of the four people, and one more for him who takes his mask off again; each ends."""
+    clip, detector = data / "videos" / "four_people_put_on_masks.mp4", data / "models" / "face_detection_yunet_2023mar.onnx"
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, f"file:{clip}?pace=max", MASKFLEET_DETECT__MODEL=str(detector)) as process:
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+        await ear.until(lambda ear: ear.of(Status) and ear.of(Status)[-1].value == "offline")
+    assert len(ear.of(Alert)) == 5
+    assert sorted(alert.id for alert in ear.of(Alert)) == sorted(ended.id for ended in ear.of(IncidentEnded))
+    assert [ended.ended for ended in ear.of(IncidentEnded)] == ["mask_on"] * 5
+
+
+@pytest.mark.parametrize(("clip", "alerts"), [("one_person_masked.mp4", 0), ("one_person_unmasked.mp4", 1)])
+async def test_a_clip_of_one_person(mosquitto, tmp_path: Path, data: Path, clip: str, alerts: int) -> None:
+    uri, detector = f"file:{data / 'videos' / clip}?pace=max", data / "models" / "face_detection_yunet_2023mar.onnx"
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, uri, MASKFLEET_DETECT__MODEL=str(detector)) as process:
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+        await ear.until(lambda ear: ear.of(Status) and ear.of(Status)[-1].value == "offline")
+    assert (len(ear.of(Alert)), len(ear.of(IncidentEnded))) == (alerts, alerts)

@@ -1,0 +1,133 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_agent import capture
+from edge_agent.capture import Camera, Slot
+from edge_agent.scene import Frame
+from protocol.errors import Rejected
+
+
+def frame(number: int) -> Frame:
+    return Frame(np.zeros((1, 1, 3), np.uint8), float(number), 0.0)
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@given(st.lists(st.booleans(), max_size=50))
+def test_the_slot_gives_the_newest_and_counts_the_rest(puts: list[bool]) -> None:
+    slot, number, taken = Slot(), 0, 0
+    for is_put in puts:
+        if is_put:
+            number += 1
+            slot.put(frame(number))
+        elif (got := slot.take(0)) is not None:
+            assert got.time_s == number
+            taken += 1
+    waiting = slot.take(0) is not None
+    assert slot.dropped == number - taken - waiting
+
+
+def test_a_slot_that_waits_drops_nothing() -> None:
+    slot = Slot()
+    producer = threading.Thread(target=lambda: [slot.put(frame(number), waits=True) for number in range(200)])
+    producer.start()
+    assert [slot.take(5).time_s for _ in range(200)] == list(range(200))
+    producer.join()
+    assert slot.dropped == 0
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 20, (64, 48))
+    for number in range(20):
+        writer.write(np.full((48, 64, 3), number * 10, np.uint8))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[str], Camera]]:
+    cameras: list[Camera] = []
+
+    def start(uri: str) -> Camera:
+        camera = Camera(uri)
+        cameras.append(camera)
+        camera.start()
+        return camera
+
+    yield start
+    for camera in cameras:
+        camera.stop()
+
+
+def test_at_full_pace_every_frame_arrives_with_its_media_time(video: Path, running) -> None:
+    camera = running(f"file:{video}?pace=max")
+    times = []
+    while (one := camera.take(5)) is not None:
+        times.append(one.time_s)
+        time.sleep(0.005)
+    assert times == pytest.approx([number / 20 for number in range(20)])
+    state = camera.state()
+    assert (state.frames, state.dropped, state.has_ended) == (20, 0, True)
+
+
+def test_at_its_own_pace_a_slow_taker_drops_frames_that_are_counted(video: Path, running) -> None:
+    camera = running(f"file:{video}")
+    start_s, taken = time.monotonic(), 0
+    while (one := camera.take(5)) is not None:
+        taken += 1
+        time.sleep(0.15)
+    assert time.monotonic() - start_s >= 0.9
+    state = camera.state()
+    assert state.frames == 20
+    assert state.dropped == 20 - taken
+    assert taken < 20
+    del one
+
+
+def test_a_file_that_does_not_exist_is_rejected_at_once(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="no such file"):
+        Camera(f"file:{tmp_path}/none.mp4").start()
+
+
+def test_a_camera_that_is_not_there_is_tried_again_and_said_to_have_failed(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "RESTART_CAP_S", 0.05)
+    camera = running("v4l2:///dev/video99")
+    eventually(lambda: camera.state().capture == "failed")
+    state = camera.state()
+    assert "plugged in" in state.reason
+    assert state.restarts >= capture.FAILED_AFTER
+    assert camera.take(0) is None
+
+
+def test_silence_is_a_stall(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = running("demo:")
+    eventually(lambda: camera.state().capture == "ok")
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(1))
+    monkeypatch.setattr(capture, "STALLED_S", 0.3)
+    eventually(lambda: camera.state().capture == "stalled")
+    assert "no frame for" in camera.state().reason
+
+
+def test_stopping_is_quick(running) -> None:
+    camera = running("demo:")
+    assert camera.take(5) is not None
+    start_s = time.monotonic()
+    camera.stop()
+    camera.take(5)  # the frame that was there may still be taken
+    assert camera.take(5) is None
+    assert time.monotonic() - start_s < 1

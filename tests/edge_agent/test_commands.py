@@ -1,0 +1,153 @@
+"""The commands as a person or a script calls them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.demo_scene import DemoScene
+
+
+def agent(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_agent", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False, **kwargs
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    scene = DemoScene()
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "bare.jpg"), scene.at(3.0))
+    cv2.imwrite(str(folder / "masked.png"), scene.at(11.0))
+    cv2.imwrite(str(folder / "nobody.jpg"), np.full((200, 300, 3), 90, np.uint8))
+    return folder
+
+
+def test_infer_says_what_each_face_wears(folder: Path) -> None:
+    done = agent("infer", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    results = {Path(result["file"]).name: result for result in json.loads(done.stdout)["results"]}
+    assert [face["label"] for face in results["bare.jpg"]["faces"]] == ["without_mask"]
+    assert [face["label"] for face in results["masked.png"]["faces"]] == ["with_mask"]
+    assert results["nobody.jpg"] == {"file": str(folder / "nobody.jpg"), "frame": 0, "faces": []}
+    face = results["bare.jpg"]["faces"][0]
+    assert set(face) == {"box", "score", "label", "p_no_mask"}
+    assert len(face["box"]) == 4
+    assert face["p_no_mask"] > 0.9
+
+
+def test_infer_reads_what_it_can_and_names_what_it_cannot(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.jpg").write_bytes((folder / "bare.jpg").read_bytes()[:300])
+    (folder / "text.jpg").write_text("this is no picture")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("words")
+    done = agent("infer", folder, tmp_path / "empty", tmp_path / "none", tmp_path / "notes.txt", "--json")
+    assert done.returncode == 1
+    assert len(json.loads(done.stdout)["results"]) == 3
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 5, done.stderr
+    for line, name in zip(lines, ("broken.jpg", "text.jpg", "empty", "none", "notes.txt"), strict=True):
+        assert line.startswith("error: ")
+        assert name in line
+
+
+def test_infer_reads_the_frames_of_a_video(tmp_path: Path) -> None:
+    path, scene = tmp_path / "clip.mp4", DemoScene()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 15, (960, 540))
+    for time_s in (3.0, 3.1, 11.0):
+        writer.write(scene.at(time_s))
+    writer.release()
+    done = agent("infer", path, "--json")
+    assert done.returncode == 0, done.stderr
+    labels = [[face["label"] for face in result["faces"]] for result in json.loads(done.stdout)["results"]]
+    assert labels == [["without_mask"], ["without_mask"], ["with_mask"]]
+    assert [result["frame"] for result in json.loads(done.stdout)["results"]] == [0, 1, 2]
+
+
+def test_infer_for_people(folder: Path) -> None:
+    done = agent("infer", folder / "bare.jpg", folder / "nobody.jpg")
+    assert "bare.jpg 0: without_mask (" in done.stdout
+    assert "nobody.jpg 0: no face" in done.stdout
+
+
+def test_bench_prints_the_figures() -> None:
+    done = agent("bench", "--frames", 10, "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert {"fps", "fps_end_to_end", "latency_p50_ms", "latency_p95_ms", "detect_ms", "classify_ms", "faces", "memory_mb"} <= set(figures)
+    assert figures["faces"] == 1
+    assert figures["fps"] == pytest.approx(1000 / (figures["detect_ms"] + figures["classify_ms"] + figures["decide_ms"]), rel=0.02)
+
+
+def test_bench_of_a_folder_reads_it_again(folder: Path) -> None:
+    done = agent("bench", "--camera", f"images:{folder}", "--frames", 9, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["frames"] == 9
+
+
+def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f'uri = "v4l2:///dev/video99"\nstate_dir = "{tmp_path}"\n[broker]\nurl = "mqtt://127.0.0.1:9"\n')
+    done = agent("doctor", "--settings", settings, "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    found = {finding["part"]: finding for finding in report["findings"]}
+    assert not report["ok"]
+    assert [part for part, finding in found.items() if not finding["is_good"]] == ["camera", "broker"]
+    assert "plugged in" in found["camera"]["text"]
+    assert "door" in found["classifier"]["text"]
+
+
+def test_doctor_is_content(tmp_path: Path, mosquitto) -> None:
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f'state_dir = "{tmp_path}"\n[broker]\nurl = "{mosquitto.url}"\n')
+    done = agent("doctor", "--settings", settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no" not in [line.split()[0] for line in done.stdout.splitlines()]
+    assert not list(tmp_path.glob("doctor*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "--camera", "file:/none.mp4"), "no such file"),
+        (("run", "--camera", "nonsense"), "known are"),
+        (("run", "--settings", "/none.toml"), "no such file"),
+        (("bench", "--camera", "images:/none"), "no such folder"),
+    ],
+)
+def test_a_bad_argument_is_one_line(arguments: tuple[str, ...], says: str) -> None:
+    done = agent(*arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_agent_needs_no_torch(folder: Path) -> None:
+    """With torch and onnx made impossible to import, the agent still sees."""
+    script = f"import sys; sys.modules.update(torch=None, onnx=None); sys.argv = ['x', 'infer', {str(folder)!r}]; from edge_agent.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "without_mask" in done.stdout
+
+
+def test_a_picture_cut_short_is_never_a_crash(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "bare.jpg").read_bytes()
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for part in range(0, 10):
+        (cut / f"{part}.jpg").write_bytes(whole[: len(whole) * part // 10])
+    shutil.copy(folder / "bare.jpg", cut / "whole.jpg")
+    done = agent("infer", cut, "--json")
+    assert "Traceback" not in done.stderr
+    files = [Path(result["file"]).name for result in json.loads(done.stdout)["results"]]
+    assert "whole.jpg" in files
+    assert "0.jpg" not in files

@@ -1,0 +1,96 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent.load import load_classifier, load_detector
+from edge_agent.runtime import Session
+from edge_agent.settings import ClassifySettings, DetectSettings
+from protocol.errors import DeviceError, Reason, Rejected
+
+
+@pytest.fixture
+def release(tmp_path: Path, classifier_release: Path) -> Path:
+    return Path(shutil.copytree(classifier_release, tmp_path / "release"))
+
+
+def change(release: Path, **fields: object) -> None:
+    path = release / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def rejection(release: Path) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        load_classifier(ClassifySettings(release=release))
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_the_release_that_ships_loads() -> None:
+    classify, model = load_classifier(ClassifySettings())
+    assert model.name == "door"
+    assert callable(classify)
+
+
+def test_a_model_that_was_changed_is_refused(release: Path) -> None:
+    model = bytearray((release / "model.onnx").read_bytes())
+    model[len(model) // 2] ^= 1
+    (release / "model.onnx").write_bytes(model)
+    assert rejection(release).reason is Reason.WRONG_DIGEST
+
+
+def test_other_golden_answers_are_refused(release: Path) -> None:
+    golden = json.loads((release / "manifest.json").read_text())["golden"]
+    golden["outputs"]["probabilities"][0] += 0.05
+    change(release, golden=golden)
+    error = rejection(release)
+    assert error.reason is Reason.WRONG_GOLDEN
+    assert "differs by" in str(error)
+
+
+def test_a_detector_is_no_classifier(release: Path) -> None:
+    change(release, kind="detector")
+    assert rejection(release).reason is Reason.WRONG_KIND
+
+
+def test_labels_in_another_order_are_refused(release: Path) -> None:
+    change(release, labels=["without_mask", "with_mask"])
+    assert rejection(release).reason is Reason.BAD_RELEASE
+
+
+def test_half_a_release_is_refused(release: Path) -> None:
+    (release / "model.onnx").unlink()
+    assert rejection(release).reason is Reason.BAD_RELEASE
+    assert rejection(release / "nowhere").reason is Reason.BAD_RELEASE
+
+
+def test_a_model_that_is_no_network_is_one_clear_line() -> None:
+    with pytest.raises(DeviceError, match="cannot be loaded"):
+        Session(b"garbage")
+
+
+def test_a_session_refuses_a_batch_of_another_shape(classifier_release: Path) -> None:
+    with pytest.raises(DeviceError, match="the model failed"):
+        Session(classifier_release / "model.onnx").run(np.zeros((1, 64, 64, 3), np.uint8))
+
+
+def test_the_cascade_loads() -> None:
+    detect, model = load_detector(DetectSettings())
+    assert model.name == "haar"
+    assert callable(detect)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_a_detector_that_is_none_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "face.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Rejected, match=r"face\.onnx: "):
+        load_detector(DetectSettings(model=str(path)))
+
+
+def test_a_classifier_given_as_detector_is_refused(classifier_release: Path) -> None:
+    with pytest.raises(Rejected, match="not a network in YuNet's format"):
+        load_detector(DetectSettings(model=str(classifier_release / "model.onnx")))

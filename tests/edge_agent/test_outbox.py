@@ -1,0 +1,100 @@
+import signal
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from edge_agent.outbox import Outbox
+from protocol.errors import DeviceError
+from protocol.messages import Alert, IncidentEnded
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def alert(seq: int) -> Alert:
+    return Alert(id=f"b-{seq}", boot="b", seq=seq, started=NOW, p_no_mask=0.9, votes="5/5", faces=1, model="m")
+
+
+def ended(seq: int) -> IncidentEnded:
+    return IncidentEnded(id=f"b-{seq}", boot="b", seq=seq, started=NOW, duration_s=1, worst_p_no_mask=0.9, frames=5, ended="left")
+
+
+def test_first_in_first_out_across_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "outbox.sqlite"
+    box = Outbox(path)
+    for message in (alert(1), ended(1), alert(2)):
+        box.put(message)
+    box.close()
+    box = Outbox(path)
+    assert box.depth == 3
+    told = []
+    while (row := box.oldest()) is not None:
+        told.append(row.message)
+        assert 0 <= row.age_s < 60
+        box.remove(row.number)
+    assert told == [alert(1), ended(1), alert(2)]
+    assert (box.depth, box.lost) == (0, 0)
+
+
+def test_when_full_the_oldest_goes_and_is_counted(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "outbox.sqlite", max_rows=3)
+    for seq in range(1, 6):
+        box.put(alert(seq))
+    assert (box.depth, box.lost) == (3, 2)
+    assert box.oldest().message == alert(3)
+
+
+def test_after_a_restart_of_the_machine_nobody_knows_the_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Outbox(tmp_path / "outbox.sqlite")
+    box.put(alert(1))
+    box.close()
+    monkeypatch.setattr("edge_agent.outbox.KERNEL_BOOT_FILE", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("another")
+    assert Outbox(tmp_path / "outbox.sqlite").oldest().age_s is None
+
+
+def test_what_was_put_survives_kill_9(tmp_path: Path) -> None:
+    script = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from edge_agent.outbox import Outbox
+from protocol.messages import Alert
+box = Outbox(Path(sys.argv[1]))
+for seq in range(1, 10**6):
+    box.put(Alert(id=f"b-{seq}", boot="b", seq=seq, started=datetime.now(UTC), p_no_mask=0.9, votes="5/5", faces=1, model="m"))
+    print(seq, flush=True)
+"""
+    path = tmp_path / "outbox.sqlite"
+    last = 0
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True)
+        for _ in range(20):
+            last += 1
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        last += len(process.communicate()[0].split())
+        assert Outbox(path).depth >= last
+        last = Outbox(path).depth
+
+
+def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "outbox.sqlite").write_bytes(b"not a database, certainly not one " * 100)
+    with pytest.raises(DeviceError, match=r"outbox .*outbox\.sqlite: "):
+        Outbox(tmp_path / "outbox.sqlite")
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "outbox.sqlite")
+    box.put(alert(1))
+    box._db.execute(f"PRAGMA max_page_count = {box._db.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(DeviceError, match="full"):
+        for seq in range(2, 1000):
+            box.put(alert(seq))
+    assert box.oldest().message == alert(1)
+    with pytest.raises(sqlite3.ProgrammingError):
+        box.close()
+        box._db.execute("SELECT 1")

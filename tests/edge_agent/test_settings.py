@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from edge_agent.settings import read_settings
+from protocol.errors import Reason, Rejected
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_good() -> None:
+    settings = read_settings()
+    assert settings.uri == "demo:"
+    assert settings.broker.broker().port == 1883
+
+
+def test_a_file_and_the_environment_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.toml", 'site = "lobby"\ncamera = "door-1"\n[broker]\nurl = "mqtts://broker.example"\nusername = "door"\n[decide]\nage_s = 2\n')
+    monkeypatch.setenv("MASKFLEET_CAMERA", "door-2")
+    monkeypatch.setenv("MASKFLEET_BROKER__PASSWORD", "secret")
+    settings = read_settings(file)
+    assert (settings.address.site, settings.address.camera) == ("lobby", "door-2")
+    broker = settings.broker.broker()
+    assert (broker.host, broker.port, broker.username, broker.password, broker.is_tls) == ("broker.example", 8883, "door", "secret", True)
+    assert settings.decide.rules().age_s == 2
+    assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("colour = 1", "setting colour: no such setting"),
+        ("[broker]\nhots = 'x'", "setting broker.hots: no such setting"),
+        ("camera = 'front door'", "setting camera: "),
+        ("telemetry_s = 0.5", "setting telemetry_s: "),
+        ("[decide]\nvotes_needed = 2\nvotes_kept = 7", "more than half"),
+        ("[detect]\nwidth_px = 'wide'", "setting detect.width_px: "),
+        ("this is no toml", "settings .*a.toml: "),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(Rejected, match=says) as caught:
+        read_settings(write(tmp_path / "a.toml", text))
+    assert caught.value.reason is Reason.BAD_SETTING
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="no such file"):
+        read_settings(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("variable", ["MASKFLEET_CAMREA", "MASKFLEET_BROKR__URL", "MASKFLEET_BROKER__URLL"])
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(Rejected, match="no such setting"):
+        read_settings()

@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_agent.sources import CameraUri, open_source
+from protocol.errors import DeviceError, Reason, Rejected
+
+
+def write_video(path: Path, frames: int = 10, fps: float = 20) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (64, 48))
+    for number in range(frames):
+        writer.write(np.full((48, 64, 3), number * 20, np.uint8))
+    writer.release()
+    return path
+
+
+def read_all(uri: str, limit: int = 1000) -> int:
+    source = open_source(CameraUri.parse(uri))
+    try:
+        for number in range(limit):
+            if source.read() is None:
+                return number
+        return limit
+    finally:
+        source.close()
+
+
+def test_a_video_is_read_to_its_end(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "a b.mp4")
+    source = open_source(CameraUri.parse(f"file:{tmp_path}/a%20b.mp4"))
+    assert source.got == "64x48 at 20 fps"
+    assert source.frame_s == pytest.approx(0.05)
+    source.close()
+    assert read_all(f"file:{video}") == 10
+    assert read_all(f"file://{video}?pace=max") == 10
+
+
+def test_a_looped_video_starts_again(tmp_path: Path) -> None:
+    assert read_all(f"file:{write_video(tmp_path / 'a.mp4')}?loop=1", limit=35) == 35
+
+
+def test_a_folder_gives_its_readable_pictures(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert read_all(f"images:{tmp_path}?fps=50") == 2
+    assert read_all(f"images:{tmp_path}?loop=1", limit=7) == 7
+
+
+def test_the_demo_is_a_live_camera() -> None:
+    source = open_source(CameraUri.parse("demo:"))
+    assert source.frame_s is None
+    assert source.read().shape == (540, 960, 3)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("", "known are"),
+        ("ftp://camera", "known are"),
+        ("video.mp4", "known are"),
+        ("file:x.mp4?sped=1", "unknown option 'sped'"),
+        ("file:/none/x.mp4", "no such file"),
+        ("file:x.mp4?loop=yes", "expected 0 or 1"),
+        ("images:/none", "no such folder"),
+        ("images:/tmp?fps=0", "expected a number above 0"),
+        ("images:/tmp?fps=fast", "expected a number above 0"),
+    ],
+)
+def test_what_cannot_be_is_rejected(uri: str, says: str) -> None:
+    with pytest.raises(Rejected, match=says):
+        open_source(CameraUri.parse(uri))
+
+
+def test_an_empty_folder_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(Rejected) as caught:
+        open_source(CameraUri.parse(f"images:{tmp_path}"))
+    assert caught.value.reason is Reason.BAD_INPUT
+
+
+def test_a_file_that_is_no_video_may_not_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_text("hello")
+    with pytest.raises(DeviceError, match="cannot be opened"):
+        open_source(CameraUri.parse(f"file:{tmp_path}/x.mp4"))
+
+
+def test_a_camera_that_is_unplugged_may_come_back() -> None:
+    with pytest.raises(DeviceError, match="plugged in"):
+        open_source(CameraUri.parse("v4l2:///dev/video99"))
+
+
+def test_passwords_are_not_shown() -> None:
+    assert CameraUri.parse("rtsp://user:secret@10.0.0.1/stream?token=abc").text == "rtsp://***@10.0.0.1/stream"
