@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from protocol.errors import Reason, Rejected
@@ -72,7 +73,7 @@ def load(folder: Path) -> tuple[Config, MaskNet]:
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except FileNotFoundError as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: not a finished run (no {Path(error.filename or '').name})") from None
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: not a run of this version ({str(error).splitlines()[0]})") from None
     network.eval()
     return config, network

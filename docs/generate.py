@@ -1,0 +1,67 @@
+"""Writes docs/protocol.md from the topics and messages; a test fails when the page has drifted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Message, PlainMessage
+
+PAGE = Path(__file__).with_name("protocol.md")
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# What is said over MQTT",
+        "",
+        "This page is made by `make docs` from `protocol/topics.py` and `protocol/messages.py`; change those.",
+        "",
+        "MQTT 3.1.1, QoS 0 and 1. `<base>` (default `maskfleet`), `<site>` and `<camera>` are 1 to 64 letters, digits, `_` and `-`.",
+        "JSON carries `v: 1`; unknown fields are to be ignored; order is by (`boot`, `seq`), never by time.",
+        f"A payload over {MAX_PAYLOAD_BYTES:,} bytes is refused unread.",
+        "",
+        "| topic | who writes it | QoS | retained | payload |",
+        "|---|---|---|---|---|",
+    ]
+    for message in MESSAGES:
+        topic = message.topic
+        retained = "yes" if topic.retained else "no"
+        lines.append(f"| `{topic.template}` | {topic.writer} | {topic.qos} | {retained} | [{message.__name__}](#{message.__name__.lower()}) |")
+    for message in MESSAGES:
+        lines += ["", f"## {message.__name__}", "", (message.__doc__ or "").strip(), ""]
+        lines += _plain(message) if issubclass(message, PlainMessage) else _fields(message)
+    return "\n".join(lines) + "\n"
+
+
+def _plain(message: type[Message]) -> list[str]:
+    words = message.model_json_schema()["properties"]["value"]["enum"]
+    return [f"One bare word: {' or '.join(f'`{word}`' for word in words)}."]
+
+
+def _fields(message: type[Message]) -> list[str]:
+    schema = message.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    lines = ["| field | type | what |", "|---|---|---|"]
+    for name, field in schema["properties"].items():
+        lines.append(f"| `{name}` | {_type(field, definitions)} | {field.get('description', '').replace(chr(10), ' ')} |")
+    return lines
+
+
+def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(_type(one, definitions) for one in field["anyOf"])
+    if "$ref" in field:
+        own = definitions[field["$ref"].rpartition("/")[2]]
+        return "object of " + ", ".join(f"`{name}`" for name in own["properties"])
+    if "const" in field:
+        return f"`{json.dumps(field['const'])}`"
+    if "enum" in field:
+        return ", ".join(f"`{word}`" for word in field["enum"])
+    if field.get("format") == "date-time":
+        return "time, ISO 8601 with zone"
+    bounds = [f"{word} {field[key]:g}" for key, word in (("minimum", "at least"), ("maximum", "at most")) if key in field]
+    return " ".join([field["type"], *bounds])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,43 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from edge_agent.demo_scene import BARE_S, MASKED_S
+
+
+def maskfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "compose", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_demo_shows_an_alert_that_ends_when_the_mask_goes_on() -> None:
+    done = maskfleet("demo", "--seconds", 20)
+    assert done.returncode == 0, done.stderr
+    alerts = [(float(at), id_) for at, id_ in re.findall(r"^ *([\d.]+) s .*ALERT .*, (\S+)$", done.stdout, re.MULTILINE)]
+    ends = {id_: (float(at), how) for at, how, id_ in re.findall(r"^ *([\d.]+) s .*INCIDENT +ended \((\w+)\) .*, (\S+)$", done.stdout, re.MULTILINE)}
+    assert len(alerts) == 2
+    assert {id_ for _, id_ in alerts} == set(ends)
+    assert alerts[0][0] < BARE_S
+    assert ends[alerts[0][1]][1] == "mask_on"
+    assert BARE_S <= ends[alerts[0][1]][0] < BARE_S + 2
+    assert all(not BARE_S + 1 < at < BARE_S + MASKED_S for at, _ in alerts)
+    assert "telemetry" in done.stdout
+    assert "mosquitto_sub" in done.stdout
+
+
+def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto) -> None:
+    done = maskfleet("demo", "--seconds", 5, "--broker", mosquitto.url, "--json")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["alerts"] == counts["incidents"] == 1
+    assert counts["telemetry"] >= 1
+
+
+@pytest.mark.parametrize(("broker", "says"), [("localhost", "broker URL"), ("mqtt://127.0.0.1:9", "is it running?")])
+def test_a_broker_that_is_not_there_is_one_line(broker: str, says: str) -> None:
+    done = maskfleet("demo", "--broker", broker)
+    assert done.returncode == 1
+    assert says in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trainer_faces import write_faces
+
+from protocol.errors import Rejected
+from trainer.augment import augment
+from trainer.data import read_folder
+
+
+def test_a_folder_is_read_in_order_with_its_classes(tmp_path: Path) -> None:
+    pictures = read_folder(write_faces(tmp_path / "faces", 3))
+    assert pictures.images_NHWC.shape == (6, 128, 128, 3)
+    assert pictures.classes_N.tolist() == [0, 0, 0, 1, 1, 1]
+    assert pictures.files[0] == "with_mask/000.png"
+    assert set(pictures.sources) == {"unknown"}
+    assert cv2.imread(str(tmp_path / "faces" / pictures.files[4]))[5, 6].tolist() == pictures.images_NHWC[4, 5, 6, ::-1].tolist()
+
+
+def test_sources_come_from_an_index_beside_or_above(tmp_path: Path) -> None:
+    write_faces(tmp_path / "test", 1)
+    (tmp_path / "index.csv").write_text("file,label,source\ntest/with_mask/000.png,with_mask,here\ntrain/x.png,with_mask,there\n")
+    assert read_folder(tmp_path / "test").sources == ("here", "unknown")
+
+
+def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path) -> None:
+    folder = write_faces(tmp_path / "faces", 2)
+    (folder / "with_mask" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0nothing")
+    (folder / "with_mask" / "empty.png").touch()
+    (folder / "with_mask" / "notes.txt").write_text("no picture")
+    pictures = read_folder(folder)
+    assert len(pictures) == 4
+    assert set(pictures.unreadable) == {"with_mask/broken.jpg", "with_mask/empty.png"}
+
+
+def test_other_sizes_are_resized(tmp_path: Path) -> None:
+    folder = write_faces(tmp_path / "faces", 1)
+    cv2.imwrite(str(folder / "with_mask" / "large.png"), np.zeros((300, 200, 3), np.uint8))
+    assert read_folder(folder).images_NHWC.shape == (3, 128, 128, 3)
+
+
+def test_a_missing_or_empty_class_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="no folder 'with_mask'"):
+        read_folder(tmp_path)
+    folder = write_faces(tmp_path / "faces", 1)
+    (folder / "without_mask" / "000.png").unlink()
+    with pytest.raises(Rejected, match="holds no readable picture"):
+        read_folder(folder)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_augmentation_is_seeded_and_keeps_the_shape(seed: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
+    kept = picture.copy()
+    one, two = (augment(picture, np.random.default_rng(seed)) for _ in range(2))
+    assert one.shape == picture.shape
+    assert one.dtype == np.uint8
+    assert np.array_equal(one, two)
+    assert np.array_equal(picture, kept)

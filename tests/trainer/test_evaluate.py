@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import calibrate
+from trainer.data import Pictures
+from trainer.evaluate import auroc, calibration_error, report, score, wilson
+
+
+def test_wilson_is_the_textbooks() -> None:
+    assert wilson(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(100, 100) == pytest.approx((0.9630, 1.0), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_share(counts: tuple[int, int]) -> None:
+    low, high = wilson(*counts)
+    share = counts[0] / counts[1]
+    assert 0 <= low <= share + 1e-9
+    assert share - 1e-9 <= high <= 1
+
+
+def test_scores_of_a_known_case() -> None:
+    p = np.array([0.1, 0.6, 0.9, 0.4])
+    classes = np.array([0, 0, 1, 1])
+    found = score(p, classes, threshold=0.5)
+    assert (found.n, found.accuracy, found.recall_with_mask, found.recall_without_mask) == (4, 0.5, 0.5, 0.5)
+    assert found.auroc == 0.75
+    assert score(p, classes, threshold=0.35).recall_without_mask == 1.0
+
+
+def test_auroc_counts_ties_as_half() -> None:
+    assert auroc(np.array([0.5, 0.5]), np.array([True, False])) == 0.5
+    assert auroc(np.array([0.5]), np.array([True])) is None
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_truth() -> None:
+    always_sure = np.full(100, 0.99)
+    is_bare = np.arange(100) < 80
+    assert calibration_error(always_sure, is_bare) == pytest.approx(0.19)
+    assert calibration_error(np.full(100, 0.8), is_bare) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_set_of_one_class_has_no_recall_of_the_other() -> None:
+    found = score(np.array([0.9]), np.array([1]), 0.5)
+    assert (found.recall_with_mask, found.recall_without_mask, found.auroc) == (None, 1.0, None)
+
+
+def test_the_report_tells_sources_apart() -> None:
+    pictures = Pictures(np.zeros((4, 1, 1, 3), np.uint8), np.array([0, 1, 0, 1]), ("a", "b", "c", "d"), ("x", "x", "y", "y"), ())
+    found = report(np.array([0.1, 0.9, 0.9, 0.9]), pictures, 0.5)
+    assert found["accuracy"] == 0.75
+    assert {name: row["accuracy"] for name, row in found["by_source"].items()} == {"x": 1.0, "y": 0.5}
+
+
+def test_temperature_cools_the_overconfident() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 4000)
+    true_logits = rng.normal(0, 1.5, 4000)
+    classes = (rng.random(4000) < 1 / (1 + np.exp(-true_logits))).astype(np.int64)
+    logits = torch.tensor(np.stack([np.zeros(4000), 3 * true_logits], 1))
+    assert calibrate.temperature(logits, classes) == pytest.approx(3, rel=0.1)
+
+
+def test_the_threshold_weighs_a_miss_as_its_cost() -> None:
+    rng = np.random.default_rng(0)
+    p = np.concatenate([rng.beta(2, 4, 2000), rng.beta(4, 2, 2000)])
+    classes = np.repeat([0, 1], 2000)
+    assert calibrate.threshold(p, classes, cost_of_miss=1) == pytest.approx(0.5, abs=0.06)
+    assert calibrate.threshold(p, classes, cost_of_miss=5) < 0.4
+    assert calibrate.threshold(p, classes, cost_of_miss=0.2) > 0.6
+
+
+@given(st.floats(0.2, 0.8))
+def test_the_threshold_lies_in_its_unsure_band(at: float) -> None:
+    low, high = calibrate.unsure_band(at)
+    assert 0 < low < at < high < 1

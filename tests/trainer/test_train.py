@@ -1,0 +1,203 @@
+"""Training, its folders, and what is exported from them, on small drawn pictures."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from trainer_faces import write_splits
+
+from protocol.errors import DeviceError, Rejected
+from protocol.release import Manifest
+from trainer import export, measure, results, runs, runtimes
+from trainer.data import read_folder
+from trainer.models import ARCHITECTURES, MaskNet
+from trainer.train import Recipe, batches, fit, predict
+
+RECIPE = Recipe(epochs=4, batch=16, learning_rate=0.01, ema_decay=0.5)
+
+
+def trainer(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "trainer", *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_splits(tmp_path_factory.mktemp("data"), n=48)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
+    """A run made by the command."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = trainer("train", data_folder, "--architecture", "door-small", "--epochs", 6, "--name", "tiny", "--runs", folder)
+    assert done.returncode == 0, done.stderr
+    assert "val" in done.stderr
+    return folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Path:
+    out = tmp_path_factory.mktemp("release")
+    done = trainer("export", run, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def network(seed: int = 0) -> MaskNet:
+    torch.manual_seed(seed)
+    return MaskNet(ARCHITECTURES["door-small"])
+
+
+def test_training_learns_and_keeps_the_best(data_folder: Path) -> None:
+    train, val = read_folder(data_folder / "train"), read_folder(data_folder / "val")
+    own = network()
+    epochs = list(fit(own, train, val, RECIPE))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
+    assert epochs[-1].train_loss < epochs[0].train_loss
+    best = max(epochs, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss))
+    assert best.is_best
+    kept = float((predict(own, val).argmax(1).numpy() == val.classes_N).mean())
+    assert kept == best.val_accuracy
+
+
+def test_the_same_seed_gives_the_same_weights(data_folder: Path) -> None:
+    train, val = read_folder(data_folder / "train"), read_folder(data_folder / "val")
+    weights = []
+    for _ in range(2):
+        own = network()
+        list(fit(own, train, val, Recipe(epochs=2, batch=16, ema_decay=0.5)))
+        weights.append(own.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_batches_show_each_picture_once(data_folder: Path) -> None:
+    train = read_folder(data_folder / "train")
+    sizes = [len(classes) for _, classes in batches(train, 20, np.random.default_rng(0))]
+    assert sizes == [20, 20, 20, 20]
+    assert [len(classes) for _, classes in batches(train, 500, np.random.default_rng(0))] == [96]
+
+
+def test_a_run_is_a_folder_without_pickle(run: Path) -> None:
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "metrics.csv", "results.json", "weights.safetensors"]
+    config, own = runs.load(run)
+    assert (config.name, config.architecture, config.pictures) == ("tiny", ARCHITECTURES["door-small"], {"unknown": 96})
+    assert len((run / "metrics.csv").read_text().splitlines()) == 7
+    assert not own.training
+
+
+def test_an_unfinished_or_foreign_run_is_one_clear_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="not a finished run"):
+        runs.load(tmp_path)
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "weights.safetensors").write_bytes(b"garbage")
+    with pytest.raises(Rejected, match="not a run of this version"):
+        runs.load(copy)
+    (copy / "results.json").unlink()
+    with pytest.raises(Rejected, match="no readable results"):
+        results.load(copy)
+
+
+def test_a_release_is_whole_and_proves_itself(release: Path) -> None:
+    assert sorted(path.name for path in release.iterdir()) == ["CARD.md", "manifest.json", "model.onnx"]
+    manifest = Manifest.parse((release / "manifest.json").read_bytes())
+    manifest.check_model((release / "model.onnx").read_bytes())
+    images = np.frombuffer(manifest.golden.input_bytes(), np.uint8).reshape(manifest.golden.shape)
+    for open_model in (runtimes.onnx_runtime, runtimes.opencv):
+        answers = open_model(release / "model.onnx")(images).ravel()
+        assert answers == pytest.approx(manifest.golden.outputs["probabilities"], abs=1e-5)
+    assert manifest.architecture.parameters == 48_082
+    assert "test" in manifest.scores
+
+
+def test_exporting_twice_gives_the_same_bytes(run: Path, release: Path, tmp_path: Path) -> None:
+    assert trainer("export", run, "--out", tmp_path).returncode == 0
+    for name in ("model.onnx", "manifest.json", "CARD.md"):
+        assert (tmp_path / name).read_bytes() == (release / name).read_bytes()
+
+
+def test_no_path_or_source_line_of_this_machine_is_in_the_model(release: Path) -> None:
+    data = (release / "model.onnx").read_bytes()
+    for leak in (str(Path.home()), os.getcwd(), ".py", "site-packages"):
+        assert leak.encode() not in data
+    model = onnx.load_from_string(data)
+    assert [entry.name for entry in model.graph.input] == ["images"]
+    assert [entry.type.tensor_type.elem_type for entry in model.graph.input] == [onnx.TensorProto.UINT8]
+    assert not model.metadata_props
+
+
+def test_what_a_runtime_answers_otherwise_is_not_exported(run: Path) -> None:
+    config, own = runs.load(run)
+    model = export.to_onnx(export.Deployed(own, 1.0).eval())
+    with pytest.raises(DeviceError, match="differs from torch"):
+        export.check_parity(export.Deployed(network(seed=9), 1.0).eval(), model)
+    assert config.threads >= 1
+
+
+def test_evaluate_scores_a_release_as_the_run_was_scored(release: Path, data_folder: Path) -> None:
+    done = trainer("evaluate", release, "--data", data_folder / "test", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {"n", "accuracy", "recall_with_mask", "recall_without_mask", "ece", "auroc", "threshold", "by_source"} <= set(report)
+    manifest = Manifest.parse((release / "manifest.json").read_bytes())
+    assert report["accuracy"] == pytest.approx(manifest.scores["test"].accuracy)
+    assert report["threshold"] == manifest.threshold
+
+
+def test_measure_gives_counts_and_latencies(release: Path) -> None:
+    done = trainer("measure", release, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["params"], report["flops"]) == (48_082, 2 * report["macs"])
+    assert set(report["latency"]) == {"onnxruntime", "opencv"}
+    for row in report["latency"].values():
+        assert 0 < row["p50_ms"] <= row["p95_ms"]
+    assert report["machine"]["repeats"] == 100
+
+
+def test_latencies_take_turns() -> None:
+    turns: list[str] = []
+    measure.latencies({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")})
+    assert turns == ["a", "b"] * (measure.WARM_UP + measure.REPEATS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("train", "/none"), "no folder 'with_mask'"),
+        (("train", "/none", "--architecture", "huge"), "choose one of"),
+        (("export", "/none", "--out", "/tmp/none"), "not a finished run"),
+        (("evaluate", "/none", "--data", "/none"), "not a release folder"),
+        (("measure", "/none"), "not a release folder"),
+    ],
+)
+def test_a_bad_argument_is_one_line(arguments: tuple[str, ...], says: str) -> None:
+    done = trainer(*arguments)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_corrupt_picture_is_named_and_training_goes_on(data_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(data_folder, tmp_path / "data"))
+    (copy / "train" / "with_mask" / "broken.png").write_bytes(b"\x89PNG nothing")
+    done = trainer("train", copy, "--architecture", "small", "--epochs", 1, "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "left out, not a picture: with_mask/broken.png" in done.stderr
+    assert cv2.imread(str(copy / "train" / "with_mask" / "000.png")) is not None
+
+
+def test_the_shipped_classifier_on_the_real_test_pictures(data: Path, classifier_release: Path) -> None:
+    done = trainer("evaluate", classifier_release, "--data", data / "faces" / "test", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["n"] == 1392
+    assert report["accuracy"] >= 0.97
+    assert min(row["accuracy"] for row in report["by_source"].values()) >= 0.97
