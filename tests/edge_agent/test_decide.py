@@ -106,7 +106,9 @@ def test_stopping_ends_what_is_open_and_nothing_else() -> None:
 
 
 readings = st.lists(
-    st.builds(reading, st.sampled_from([BARE, MASKED, UNSURE]), x=st.sampled_from([0.0, 50.0, 100.0, 400.0]), size=st.sampled_from([10.0, 40.0, 60.0])),
+    st.builds(
+        reading, st.sampled_from([BARE, MASKED, UNSURE]), x=st.sampled_from([0.0, 50.0, 100.0, 400.0]), size=st.sampled_from([10.0, 40.0, 60.0])
+    ),
     max_size=3,
 ).map(tuple)
 rules = st.integers(1, 5).flatmap(

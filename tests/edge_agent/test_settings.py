@@ -18,7 +18,9 @@ def test_defaults_are_good() -> None:
 
 
 def test_a_file_and_the_environment_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = write(tmp_path / "a.toml", 'site = "lobby"\ncamera = "door-1"\n[broker]\nurl = "mqtts://broker.example"\nusername = "door"\n[decide]\nage_s = 2\n')
+    file = write(
+        tmp_path / "a.toml", 'site = "lobby"\ncamera = "door-1"\n[broker]\nurl = "mqtts://broker.example"\nusername = "door"\n[decide]\nage_s = 2\n'
+    )
     monkeypatch.setenv("MASKFLEET_CAMERA", "door-2")
     monkeypatch.setenv("MASKFLEET_BROKER__PASSWORD", "secret")
     settings = read_settings(file)

@@ -218,7 +218,9 @@ def test_backoff_is_between_nothing_and_its_cap(attempt: int, chance: float) -> 
     assert backoff_s(attempt, chance) <= backoff_s(attempt + 1, chance)
 
 
-@pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "mqtt://", "mqtt://host:port", "mqtt://host:99999", "mqtt://host/path", "mqtt://[::1"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost", "http://localhost", "mqtt://", "mqtt://host:port", "mqtt://host:99999", "mqtt://host/path", "mqtt://[::1"]
+)
 def test_a_wrong_broker_url_is_rejected(url: str) -> None:
     with pytest.raises(Rejected, match="broker URL"):
         Broker.parse(url)

@@ -6,7 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import Reason, Rejected
-from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Alert, Birth, Health, IncidentEnded, Message, Model, NoMask, PlainMessage, Status, Telemetry
+from protocol.messages import (
+    MAX_PAYLOAD_BYTES,
+    MESSAGES,
+    Alert,
+    Birth,
+    Health,
+    IncidentEnded,
+    Message,
+    Model,
+    NoMask,
+    PlainMessage,
+    Status,
+    Telemetry,
+)
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MODEL = Model(name="door", version="1", digest="ab")
@@ -14,7 +27,14 @@ SAMPLES: tuple[Message, ...] = (
     Status(value="online"),
     NoMask(value="ON"),
     Birth(
-        boot="b", session=2, agent_version="1", python_version="3", classifier=MODEL, detector=MODEL, camera_asked="demo:", camera_got="960x540 at 15 fps"
+        boot="b",
+        session=2,
+        agent_version="1",
+        python_version="3",
+        classifier=MODEL,
+        detector=MODEL,
+        camera_asked="demo:",
+        camera_got="960x540 at 15 fps",
     ),
     Health(boot="b", capture="stalled", reason="no frame for 4 s", last_frame_age_s=4.2, restarts=1, outbox=0, lost=0),
     Telemetry(
@@ -47,7 +67,9 @@ def test_encode_and_decode_are_inverse(message: Message) -> None:
     assert len(message.encode()) < 2000
 
 
-@pytest.mark.parametrize("message", [sample for sample in SAMPLES if not isinstance(sample, PlainMessage)], ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize(
+    "message", [sample for sample in SAMPLES if not isinstance(sample, PlainMessage)], ids=lambda message: type(message).__name__
+)
 def test_json_messages_carry_their_version_and_ignore_unknown_fields(message: Message) -> None:
     document = json.loads(message.encode())
     assert document["v"] == 1
@@ -67,7 +89,9 @@ def test_any_bytes_give_a_message_or_rejected(payload: bytes, kind: type[Message
         assert kind.decode(message.encode()) == message
 
 
-json_values = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5), lambda own: st.lists(own, max_size=3), max_leaves=5)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5), lambda own: st.lists(own, max_size=3), max_leaves=5
+)
 
 
 @given(st.data())

@@ -41,7 +41,8 @@ def test_a_huge_manifest_is_refused_unread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("kind", "oracle"), ("digest", "abc"), ("threshold", 2), ("unsure", [0.1]), ("temperature", 0), ("created", "yesterday"), ("v", 2)]
+    ("field", "value"),
+    [("kind", "oracle"), ("digest", "abc"), ("threshold", 2), ("unsure", [0.1]), ("temperature", 0), ("created", "yesterday"), ("v", 2)],
 )
 def test_a_wrong_field_is_named(manifest_bytes: bytes, field: str, value: object) -> None:
     with pytest.raises(Rejected, match=f"manifest: {field}"):
