@@ -35,7 +35,6 @@ class Vote:
 
     is_bare: bool
     p_no_mask: float
-    time_s: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Track:
     first_s: float
     last_s: float
     votes: tuple[Vote, ...] = ()
+    bare_since_s: float = 0.0
+    """When the bare votes began that are among `votes`; says nothing where there is none."""
     incident: OpenIncident | None = None
     quiet_until_s: float = -math.inf
 
@@ -145,13 +146,15 @@ def _distance(a: Box, b: Box) -> float:
 
 def _see(track: Track, reading: Reading, now_s: float, rules: Rules) -> Track:
     """The track after one more reading of its face."""
-    votes, incident = track.votes, track.incident
+    votes, incident, bare_since_s = track.votes, track.incident, track.bare_since_s
     if reading.label is not Label.UNSURE:
-        vote = Vote(reading.label is Label.WITHOUT_MASK, reading.p_no_mask, now_s)
-        votes = (*votes, vote)[-rules.votes_kept :]
+        is_bare = reading.label is Label.WITHOUT_MASK
+        if is_bare and not any(vote.is_bare for vote in votes):
+            bare_since_s = now_s
+        votes = (*votes, Vote(is_bare, reading.p_no_mask))[-rules.votes_kept :]
     if incident is not None:
         incident = replace(incident, worst_p_no_mask=max(incident.worst_p_no_mask, reading.p_no_mask), frames=incident.frames + 1)
-    return replace(track, box=reading.face.box, last_s=now_s, votes=votes, incident=incident)
+    return replace(track, box=reading.face.box, last_s=now_s, votes=votes, bare_since_s=bare_since_s, incident=incident)
 
 
 def _count(track: Track, is_bare: bool) -> int:
@@ -173,7 +176,7 @@ def _opened(track: Track, seq: int, now_s: float, faces: int) -> Opened:
     return Opened(
         seq=seq,
         track=track.number,
-        started_s=bare[0].time_s,
+        started_s=track.bare_since_s,
         confirmed_s=now_s,
         p_no_mask=sum(vote.p_no_mask for vote in bare) / len(bare),
         bare_votes=len(bare),

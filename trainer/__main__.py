@@ -170,7 +170,7 @@ def _show(document: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) -
     if as_json:
         print(json.dumps(document))
         return
-    table = Table(*rows[0])
+    table = Table(*(key.replace("_", " ") for key in rows[0]), box=None, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     out.print(table)

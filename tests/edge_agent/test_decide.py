@@ -32,6 +32,15 @@ def test_a_bare_face_is_one_alert_however_long_it_stays() -> None:
     assert state.open_incidents == 1
     opened = incidents[0]
     assert (opened.seq, opened.started_s, opened.bare_votes, opened.faces) == (1, 0.0, 4, 1)
+
+
+def test_an_incident_starts_where_the_bare_votes_began() -> None:
+    _, incidents = play([(reading(MASKED),)] * 30 + [(reading(BARE),)] * 2 + [(reading(MASKED),)] + [(reading(BARE),)] * 10)
+    assert incidents[0].started_s == 3.0
+
+
+def test_nothing_is_confirmed_before_its_age() -> None:
+    (opened,) = play([(reading(BARE),)] * 20)[1]
     assert opened.confirmed_s >= RULES.age_s
 
 
