@@ -170,7 +170,11 @@ def _show(document: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) -
     if as_json:
         print(json.dumps(document))
         return
-    table = Table(*(key.replace("_", " ") for key in rows[0]), box=None, padding=(0, 1, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for key in rows[0]:
+        cells = [_cell(row[key]) for row in rows]
+        is_text = isinstance(rows[0][key], str | list)
+        table.add_column(key.replace("_", " "), justify="left" if is_text else "right", min_width=max(map(len, cells)))
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     out.print(table)
