@@ -45,7 +45,7 @@ class Agent:
         self._eyes = eyes
         self._boot = secrets.token_hex(6)
         self._model = f"{eyes.classifier.name} {eyes.classifier.version}"
-        self._camera = Camera(settings.uri)
+        self._camera = Camera(settings.uri, settings.csi_source)
         self._pipeline = load_pipeline(settings, eyes)
         self._vitals = Vitals()
         address = settings.address
@@ -128,6 +128,7 @@ class Agent:
         said_s, got = 0.0, self._camera.state().got
         while True:
             await asyncio.sleep(LOOK_S)
+            self._camera.watch()
             state = self._camera.state()
             word = (state.capture, _stable(state), self._outbox.lost)
             try:
