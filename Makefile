@@ -17,8 +17,8 @@ check: .venv/.dev  ## lint, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev  ## how fast this machine sees, as JSON
-	$(BIN)/maskfleet-agent bench --json
+bench: .venv/.dev  ## frames per second beside the classic loop and AIZOO, as JSON (needs the data pack)
+	$(BIN)/python benchmarks/clips.py
 
 docs: .venv/.dev  ## docs/protocol.md from the topics and messages
 	$(BIN)/python docs/generate.py

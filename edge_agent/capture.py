@@ -9,7 +9,7 @@ from typing import Literal
 
 from edge_agent.scene import Frame, Image
 from edge_agent.sources import NVARGUS, CameraUri, Source, open_source
-from protocol.errors import DeviceError, FleetError
+from protocol.errors import DeviceError, FleetError, Reason, Rejected
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +121,17 @@ class Camera:
         Only a source that cannot end its own read comes to this: OpenCV's readers of USB cameras.
         """
         state = self.state()
-        if state.capture == "stalled" and self._silent_s(state) > HUNG_S:
+        if state.capture == "stalled" and self._silent_s(state) > HUNG_S and not self.uri.is_recorded:
             log.warning("camera %s: its read hangs; opening it anew", self.uri.text)
-            self._set(capture="restarting", restarts=state.restarts + 1)
-            self._start_thread(None)
+            self.restart("its read hung")
+
+    def restart(self, reason: str) -> None:
+        """Opens a live camera anew; its old reader is left to end by itself. Raises Rejected for recorded material."""
+        if self.uri.is_recorded:
+            raise Rejected(Reason.BAD_INPUT, f"{self.uri.text}: recorded material is not opened anew")
+        with self._lock:
+            self._state = replace(self._state, capture="restarting", reason=reason, restarts=self._state.restarts + 1)
+        self._start_thread(None)
 
     def _silent_s(self, state: CaptureState) -> float:
         return time.monotonic() - (state.last_frame_s if state.last_frame_s is not None else self._opened_s)

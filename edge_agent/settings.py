@@ -122,6 +122,8 @@ class Settings(BaseSettings):
     """Where alerts are kept until the broker has them."""
     telemetry_s: float = Field(default=10, ge=1, le=300)
     """Seconds between two telemetry messages."""
+    home_assistant: bool = True
+    """Whether the camera shows itself to Home Assistant; false removes it there."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     broker: BrokerSettings = BrokerSettings()
     detect: DetectSettings = DetectSettings()

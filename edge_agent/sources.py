@@ -60,6 +60,11 @@ class CameraUri:
             raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
         return cls(parts.scheme, place, options, _redacted(parts))
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it has a clock of its own, and an end."""
+        return self.scheme in ("file", "images")
+
     def number(self, option: str, default: float) -> float:
         """An option as a positive number; raises Rejected when it is none."""
         try:

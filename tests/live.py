@@ -37,7 +37,7 @@ async def listening(mosquitto) -> AsyncIterator[Ear]:
             ready.set()
             async for raw in client.messages:
                 for kind in MESSAGES:
-                    if raw.topic.value.endswith(f"/{kind.topic.leaf}"):
+                    if raw.topic.matches(kind.topic.filter("maskfleet")):
                         ear.heard.append(kind.decode(raw.payload))
 
     ready = asyncio.Event()
