@@ -57,6 +57,7 @@ class Agent:
         address = settings.address
         state_dir = settings.state_dir.expanduser()
         self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite")
+        self._outbox.end_orphans()
         broker = settings.broker.broker()
         self._link = Link(broker, f"{address.base}-{address.site}-{address.camera}", Presence(address, self._greeting))
         self._publisher = Publisher(self._link, address, self._outbox)

@@ -14,9 +14,12 @@ log = logging.getLogger(__name__)
 
 KINDS: dict[str, type[Alert] | type[IncidentEnded]] = {"alert": Alert, "incident": IncidentEnded}
 MAX_ROWS = 10_000
-TABLE = """CREATE TABLE IF NOT EXISTS outbox (
+TABLES = """
+CREATE TABLE IF NOT EXISTS outbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, payload BLOB NOT NULL, kernel_boot TEXT NOT NULL, stored_s REAL NOT NULL
-)"""
+);
+CREATE TABLE IF NOT EXISTS open_incident (id TEXT PRIMARY KEY, payload BLOB NOT NULL, kernel_boot TEXT NOT NULL, stored_s REAL NOT NULL);
+"""
 
 KERNEL_BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
@@ -53,7 +56,7 @@ class Outbox:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(TABLE)
+            self._db.executescript(TABLES)
             self._on_disk = self._count()
         except (OSError, sqlite3.Error) as error:
             raise DeviceError(f"outbox {path}: {error}") from None
@@ -99,6 +102,23 @@ class Outbox:
         else:
             self._forget(row.number)
 
+    def end_orphans(self) -> None:
+        """Ends the incidents that were open when the agent was killed: whoever heard their alert hears that they are over."""
+        for payload, kernel_boot, stored_s in self._db.execute("SELECT payload, kernel_boot, stored_s FROM open_incident").fetchall():
+            alert = Alert.decode(payload)
+            self.put(
+                IncidentEnded(
+                    id=alert.id,
+                    boot=alert.boot,
+                    seq=alert.seq,
+                    started=alert.started,
+                    duration_s=round(time.monotonic() - stored_s, 3) if kernel_boot == self._kernel_boot else 0,
+                    worst_p_no_mask=alert.p_no_mask,
+                    frames=0,
+                    ended="restarted",
+                )
+            )
+
     def close(self) -> None:
         self._db.close()
 
@@ -115,9 +135,17 @@ class Outbox:
         while self._in_memory:
             row = self._in_memory[0]
             kind = next(name for name, own in KINDS.items() if isinstance(row.message, own))
-            values = (kind, row.message.encode(), self._kernel_boot, row.stored_s)
+            values = (row.message.encode(), self._kernel_boot, row.stored_s)
             try:
-                self._db.execute("INSERT INTO outbox(kind, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)", values)
+                with self._db:  # both or neither
+                    self._db.execute("BEGIN")
+                    self._db.execute("INSERT INTO outbox(kind, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)", (kind, *values))
+                    if isinstance(row.message, Alert):
+                        self._db.execute(
+                            "INSERT OR REPLACE INTO open_incident(id, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)", (row.message.id, *values)
+                        )
+                    else:
+                        self._db.execute("DELETE FROM open_incident WHERE id = ?", (row.message.id,))
             except sqlite3.Error as error:
                 self._complain(error)
                 return

@@ -199,8 +199,8 @@ class IncidentEnded(Message):
     worst_p_no_mask: Probability
     frames: Count
     """Frames in which the face was read while the incident was open."""
-    ended: Literal["mask_on", "left", "stopped"]
-    """Why it ended: a mask was put on, the face left the picture, or the agent stopped."""
+    ended: Literal["mask_on", "left", "stopped", "restarted"]
+    """Why it ended: a mask was put on, the face left the picture, the agent stopped, or it was killed and has started again."""
     replayed: bool = False
     delay_s: Seconds | None = 0
 

@@ -54,7 +54,9 @@ async def test_alerts_survive_kill_9(mosquitto, tmp_path: Path) -> None:
     mosquitto.start()
     async with listening(mosquitto) as ear, running(mosquitto, tmp_path):
         await ear.until(lambda ear: len(ear.of(Alert)) >= 2)
+        await ear.until(lambda ear: ear.of(IncidentEnded))
     first, second = ear.of(Alert)[:2]
+    assert (ear.of(IncidentEnded)[0].id, ear.of(IncidentEnded)[0].ended) == (first.id, "restarted")
     assert first.replayed
     assert first.boot != second.boot
     assert not second.replayed

@@ -126,6 +126,20 @@ def test_what_waited_in_memory_is_saved_when_there_is_room_again(tmp_path: Path)
     assert drain(Outbox(path)) == [alert(1), *later, alert(20)]
 
 
+def test_what_was_open_when_the_agent_was_killed_is_ended_once(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    box = Outbox(path)
+    for message in (alert(1), ended(1), alert(2), alert(3)):
+        box.put(message)
+    assert len(drain(box)) == 4
+    box.close()
+    for expected in ([("b-2", "restarted"), ("b-3", "restarted")], []):
+        box = Outbox(path)
+        box.end_orphans()
+        assert [(message.id, message.ended) for message in drain(box)] == expected
+        box.close()
+
+
 def test_a_row_that_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> None:
     box = Outbox(tmp_path / "outbox.sqlite")
     box.put(alert(1))
