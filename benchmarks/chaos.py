@@ -1,0 +1,184 @@
+"""Kills and freezes a camera and its broker over and over, and counts what the subscriber missed.
+
+usage: python benchmarks/chaos.py [--kills 20] [--freezes 3] [--freeze-s 30]
+
+Real mosquitto with persistence, the agent as a process on a film in which a face takes its mask off and puts it on several times a
+second, and a subscriber with a persistent session. Afterwards: in each boot the alerts that arrived are numbered without
+a gap, the same id never came with another content, and every alert has its end. Prints one JSON document; exit code 1 when
+something was lost.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import aiomqtt
+import cv2
+
+from edge_agent.demo_scene import BARE_S, DemoScene
+from protocol.messages import Alert, IncidentEnded
+
+FPS, SIDE_FRAMES = 30, 8
+"""The face changes each 8 frames."""
+RULES = {"VOTES_NEEDED": "2", "VOTES_KEPT": "3", "AGE_S": "0", "COOLDOWN_S": "0"}
+
+
+def write_film(path: Path) -> None:
+    """Ten seconds of a face that stands nearly still, bare and masked in turn."""
+    scene = DemoScene()
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, (960, 540))
+    bare, masked = scene.at(BARE_S - 0.05), scene.at(BARE_S + 0.05)
+    for number in range(10 * FPS):
+        writer.write(masked if number // SIDE_FRAMES % 2 else bare)
+    writer.release()
+
+
+class Process:
+    """A program that is killed and started again."""
+
+    def __init__(self, command: list[str], environment: dict[str, str] | None = None) -> None:
+        self._command, self._environment = command, environment
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        null = asyncio.subprocess.DEVNULL
+        self._process = await asyncio.create_subprocess_exec(*self._command, env=self._environment, stdout=null, stderr=null)
+
+    async def end(self, number: int = signal.SIGKILL) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+        await self._process.wait()
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+class Subscriber:
+    """An ordinary MQTT client with a persistent session that writes everything down."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.alerts: dict[str, list[Alert]] = defaultdict(list)
+        self.ends: dict[str, list[IncidentEnded]] = defaultdict(list)
+
+    async def run(self) -> None:
+        while True:
+            with contextlib.suppress(aiomqtt.MqttError):
+                async with aiomqtt.Client("127.0.0.1", self._port, identifier="chaos", clean_session=False, keepalive=5) as client:
+                    await client.subscribe([("maskfleet/+/+/+/alert", 1), ("maskfleet/+/+/+/incident", 1)])
+                    async for raw in client.messages:
+                        self._note(raw)
+            await asyncio.sleep(0.2)
+
+    def _note(self, raw: aiomqtt.Message) -> None:
+        assert isinstance(raw.payload, bytes)
+        if raw.topic.value.endswith("/alert"):
+            alert = Alert.decode(raw.payload)
+            self.alerts[alert.id].append(alert)
+        else:
+            ended = IncidentEnded.decode(raw.payload)
+            self.ends[ended.id].append(ended)
+
+    def verdict(self) -> dict[str, int]:
+        """Counts of what arrived, and of what is wrong."""
+        boots: dict[str, set[int]] = defaultdict(set)
+        for own in self.alerts.values():
+            boots[own[0].boot].add(own[0].seq)
+        copies = [*self.alerts.values(), *self.ends.values()]
+        return {
+            "boots": len(boots),
+            "incidents": len(self.alerts),
+            "replayed": sum(any(one.replayed for one in own) for own in self.alerts.values()),
+            "repeated": sum(len(own) - 1 for own in self.alerts.values()),
+            "lost": sum(max(seqs) - len(seqs) for seqs in boots.values()),
+            "without_end": len(set(self.alerts) - set(self.ends)),
+            "end_without_alert": len(set(self.ends) - set(self.alerts)),
+            "same_id_other_content": sum(len({one.model_copy(update={"replayed": False, "delay_s": 0}) for one in own}) > 1 for own in copies),
+        }
+
+
+async def torment(camera: Process, broker: Process, kills: int, freezes: int, freeze_s: float) -> None:
+    """All blows in a random order, a few seconds apart."""
+    blows = ["camera"] * kills + ["broker"] * kills + ["freeze"] * freezes
+    random.shuffle(blows)
+    for blow in blows:
+        await asyncio.sleep(random.uniform(2, 5))
+        match blow:
+            case "camera":
+                await camera.end()
+                await camera.start()
+            case "broker":
+                await broker.end()
+                await asyncio.sleep(random.uniform(0, 2))
+                await broker.start()
+            case _:
+                broker.signal(signal.SIGSTOP)
+                await asyncio.sleep(freeze_s)
+                broker.signal(signal.SIGCONT)
+        print(blow, file=sys.stderr, flush=True)
+
+
+async def run(kills: int, freezes: int, freeze_s: float, folder: Path) -> dict[str, int | float]:
+    film, port = folder / "film.mp4", _free_port()
+    write_film(film)
+    lines = [
+        f"listener {port} 127.0.0.1",
+        "allow_anonymous true",
+        "max_queued_messages 100000",
+        "persistence true",
+        f"persistence_location {folder}/",
+    ]
+    lines += ["autosave_interval 1", "autosave_on_changes true", f"user {os.environ.get('USER', 'root')}"]
+    (folder / "mosquitto.conf").write_text("\n".join([*lines, ""]))
+    broker = Process(["/usr/sbin/mosquitto", "-c", str(folder / "mosquitto.conf")])
+    settings = {"BROKER__URL": f"mqtt://127.0.0.1:{port}", "BROKER__KEEPALIVE_S": "5", "STATE_DIR": str(folder), "URI": f"file:{film}?loop=1"}
+    settings |= {f"DECIDE__{name}": value for name, value in RULES.items()}
+    camera = Process([sys.executable, "-m", "edge_agent", "run"], {**os.environ, **{f"MASKFLEET_{name}": value for name, value in settings.items()}})
+    subscriber = Subscriber(port)
+    await broker.start()
+    await asyncio.sleep(0.5)
+    listening = asyncio.create_task(subscriber.run())
+    await asyncio.sleep(0.5)
+    start = time.monotonic()
+    await camera.start()
+    await torment(camera, broker, kills, freezes, freeze_s)
+    await asyncio.sleep(20)
+    await camera.end(signal.SIGTERM)
+    await asyncio.sleep(5)
+    listening.cancel()
+    await broker.end(signal.SIGTERM)
+    return {**subscriber.verdict(), "seconds": round(time.monotonic() - start)}
+
+
+def _free_port() -> int:
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return int(own.getsockname()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--freezes", type=int, default=3)
+    parser.add_argument("--freeze-s", type=float, default=30)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        verdict = asyncio.run(run(arguments.kills, arguments.freezes, arguments.freeze_s, Path(folder)))
+    print(json.dumps(verdict))
+    wrong = ("lost", "without_end", "end_without_alert", "same_id_other_content")
+    sys.exit(any(verdict[name] for name in wrong))
+
+
+if __name__ == "__main__":
+    main()
