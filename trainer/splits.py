@@ -54,18 +54,17 @@ def split(pictures: Pictures, seed: int) -> Splits:
     """
     rng = np.random.default_rng(seed)
     group_N = phash.groups(len(pictures), phash.near_pairs(pictures.images_NHWC, GROUP_BITS))
-    order = rng.permutation(np.unique(group_N))
-    members = {group: np.flatnonzero(group_N == group) for group in order}
+    members = {group: np.flatnonzero(group_N == group) for group in rng.permutation(np.unique(group_N))}
     sides: dict[str, list[int]] = {name: [] for name in SHARES}
     counts: dict[tuple[str, str, int], int] = {}
-    for group in order:
-        first = members[group][0]
+    for rows in sorted(members.values(), key=len, reverse=True):  # large groups first, while every side has room for them
+        first = rows[0]
         kind = (pictures.sources[first], int(pictures.classes_N[first]))
         # The side that lacks most of its share of this kind.
         side = min(SHARES, key=lambda name: counts.get((name, *kind), 0) / SHARES[name])
-        counts[side, *kind] = counts.get((side, *kind), 0) + len(members[group])
-        sides[side] += members[group].tolist()
-    train, val, test = (pictures.select(np.array(sorted(rows), int)) for rows in sides.values())
+        counts[side, *kind] = counts.get((side, *kind), 0) + len(rows)
+        sides[side] += rows.tolist()
+    train, val, test = (pictures.select(np.array(sorted(own), int)) for own in sides.values())
     for name, part in (("train", train), ("val", val), ("test", test)):
         _need_both_classes(part, f"the {name} split")
     return Splits(replace(train, unreadable=pictures.unreadable), val, test)

@@ -86,7 +86,13 @@ def test_batches_show_each_picture_once(data_folder: Path) -> None:
 
 
 def test_a_run_is_a_folder_without_pickle(run: Path) -> None:
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "metrics.csv", "results.json", "weights.safetensors"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.json",
+        "metrics.csv",
+        "predictions.csv",
+        "results.json",
+        "weights.safetensors",
+    ]
     config, own = runs.load(run)
     assert (config.name, config.architecture, config.pictures) == ("tiny", ARCHITECTURES["door-small"], {"unknown": 96})
     assert len((run / "metrics.csv").read_text().splitlines()) == 7
