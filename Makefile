@@ -17,7 +17,8 @@ check: .venv/.dev  ## lint, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev  ## how fast this machine sees, as JSON
+bench: .venv/.dev  ## how fast models and camera are on this machine, as JSON
+	$(BIN)/python benchmarks/latency.py
 	$(BIN)/maskfleet-agent bench --json
 
 docs: .venv/.dev  ## docs/protocol.md from the topics and messages

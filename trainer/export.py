@@ -3,6 +3,7 @@
 Normalisation, temperature and softmax are inside the graph, so training and camera cannot differ.
 """
 
+import copy
 import io
 import os
 import tempfile
@@ -22,7 +23,7 @@ from protocol.errors import DeviceError
 from protocol.release import Golden, Manifest
 from trainer import measure, runtimes
 from trainer.card import card, licence
-from trainer.models import LABELS, MaskNet, normalise
+from trainer.models import HALF_RANGE, LABELS, MaskNet
 from trainer.results import Results
 from trainer.runs import Config
 
@@ -38,11 +39,16 @@ class Deployed(nn.Module):
 
     def __init__(self, network: MaskNet, temperature: float) -> None:
         super().__init__()
-        self.network = network
+        self.network = copy.deepcopy(network)
         self.temperature = temperature
+        # The scale of `normalise` goes into the first weights, which spares a pass over the picture. Its offset cannot:
+        # the zeros around the picture must stay the mean.
+        first = self.network.features[0]
+        assert isinstance(first, nn.Conv2d), "every network begins with a convolution"
+        first.weight.data = first.weight.data / HALF_RANGE
 
     def forward(self, images_NHWC: Tensor) -> Tensor:
-        logits: Tensor = self.network(normalise(images_NHWC)) / self.temperature
+        logits: Tensor = self.network(images_NHWC.permute(0, 3, 1, 2).to(torch.float32) - HALF_RANGE) / self.temperature
         return logits.softmax(1)
 
 

@@ -1,5 +1,6 @@
 """Several networks in every runtime, taking turns on one thread, so that their latencies can be compared with each other."""
 
+import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from trainer.models import MaskNet
 
 
 def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = None, repeats: int = measure.REPEATS) -> dict[str, Any]:
-    """For each network its size as a file and its latency in torch, ONNX Runtime and OpenCV, as deployed: bytes in, probabilities out.
+    """For each network its size as a file and its latency in torch, and, as deployed (bytes in, probabilities out), in ONNX Runtime and OpenCV.
 
     `releases` are model files to be measured beside them. The document says on what machine, and how often.
     """
@@ -23,10 +24,9 @@ def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = Non
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, network in networks.items():
-            deployed = export.Deployed(network, 1.0).eval()
             path = Path(folder) / f"{name}.onnx"
-            path.write_bytes(export.to_onnx(deployed))
-            calls[f"{name} torch"] = _torch_call(deployed)
+            path.write_bytes(export.to_onnx(export.Deployed(network, 1.0).eval()))
+            calls[f"{name} torch"] = _torch_call(network)
             calls |= _file_calls(name, path, network.architecture.input_px)
             found[name] = {"size_bytes": path.stat().st_size}
         for name, path in (releases or {}).items():
@@ -38,13 +38,15 @@ def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = Non
     return {"models": found, "machine": {**measure.machine(), "repeats": repeats}}
 
 
-def _torch_call(deployed: export.Deployed) -> Callable[[], object]:
-    px = deployed.network.architecture.input_px
-    image = torch.from_numpy(_image(px))
+def _torch_call(network: MaskNet) -> Callable[[], object]:
+    """The network alone, eager, on floats [1, 3, S, S]: what the original study timed."""
+    px = network.architecture.input_px
+    image = torch.randn(1, 3, px, px)
+    plain = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def call() -> object:
         with torch.inference_mode():
-            return deployed(image)
+            return plain(image)
 
     return call
 

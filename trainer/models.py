@@ -12,6 +12,8 @@ from torch.nn import functional
 
 LABELS = ("with_mask", "without_mask")
 INPUT_PX = 128
+HALF_RANGE = 127.5
+"""Half of what a byte can hold: pictures are normalised to -1 to 1."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Architecture:
     convs: tuple[int, ...] = ()
     """Convolutions in each stage, of which only the first halves the picture; empty: one each."""
     input_px: int = INPUT_PX
+    stem: int = 2
+    """Stride of a strided network's first convolution, whose kernel is one pixel larger: 4 skips the costliest stage."""
 
     @property
     def depth(self) -> tuple[int, ...]:
@@ -50,6 +54,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "door-deep": Architecture((16, 16, 32, 32, 48), dropout=0.1, downsample="stride", convs=(1, 1, 1, 2, 2)),
     "door-96": Architecture((16, 24, 32, 48, 64), dropout=0.1, downsample="stride", input_px=96),
     "door-112": Architecture((16, 24, 32, 48, 64), dropout=0.1, downsample="stride", input_px=112),
+    "door-small-96": Architecture((8, 16, 32, 48, 64), dropout=0.1, downsample="stride", input_px=96),
+    "patch": Architecture((16, 32, 64, 64), dropout=0.1, downsample="stride", stem=4),
+    "patch-deep": Architecture((16, 32, 48, 48), dropout=0.1, downsample="stride", convs=(1, 1, 2, 1), stem=4),
     # A teacher that sees the whole face: 175 pixels.
     "sight": Architecture((24, 48, 96, 128, 192), dropout=0.2, downsample="stride", convs=(1, 1, 2, 2, 2)),
 }
@@ -65,8 +72,9 @@ class MaskNet(nn.Module):
         width_in = 3
         for width, depth in zip(architecture.channels, architecture.depth, strict=True):
             for number in range(depth):
-                stride = 2 if strided and number == 0 else 1
-                layers += [nn.Conv2d(width_in, width, 3, stride=stride, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                stride = 1 if not strided or number else 2 if layers else architecture.stem
+                kernel = max(3, stride + 1)
+                layers += [nn.Conv2d(width_in, width, kernel, stride, kernel // 2), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
                 width_in = width
             if not strided:
                 layers.append(nn.MaxPool2d(2))
@@ -100,4 +108,4 @@ def prepare(images_NHWC: Tensor, input_px: int) -> Tensor:
 
 def normalise(images_NHWC: Tensor) -> Tensor:
     """RGB bytes [N, H, W, 3] -> floats [N, 3, H, W] in -1 to 1; the exported graph holds the same arithmetic."""
-    return images_NHWC.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
+    return images_NHWC.permute(0, 3, 1, 2).to(torch.float32) / HALF_RANGE - 1.0

@@ -23,7 +23,7 @@ from trainer.tables import Run
 
 WORST = 24
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1c2b33;max-width:1180px;margin:2em auto;padding:0 1em}
+body{font:15px/1.5 system-ui,sans-serif;color:#1c2b33;max-width:1500px;margin:2em auto;padding:0 1em}
 h1{font-size:1.7em}h2{margin-top:2.2em;border-bottom:1px solid #d5dbde}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;margin:.6em 0}
 th{text-align:left;background:#eef2f4}td,th{padding:.25em .6em;border-bottom:1px solid #e3e8ea;white-space:nowrap}
@@ -110,7 +110,7 @@ def as_html(found: list[Section], finished: tuple[Run, ...], data: Path | None) 
     body = ["<h1>Compression study</h1>", f"<p class=note>{len(finished)} finished runs.</p>"]
     latency = tables.read_json(finished[0].folder.parent / tables.LATENCY_FILE)
     figures = {
-        "Models": plots.pareto(tables.models(finished, latency)),
+        "Models": plots.pareto([row for row in tables.models(finished, latency) if not row["name"].startswith("small-")]),
         "Sources": plots.sources(tables.sources(finished), "source"),
         "A source never seen": plots.sources(tables.folds(finished), "held_out"),
     }
