@@ -196,7 +196,7 @@ def test_a_corrupt_picture_is_named_and_training_goes_on(data_folder: Path, tmp_
     (copy / "train" / "with_mask" / "broken.png").write_bytes(b"\x89PNG nothing")
     done = trainer("train", copy, "--architecture", "small", "--epochs", 1, "--runs", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
-    assert "left out, not a picture: with_mask/broken.png" in done.stderr
+    assert "left out, not a picture: train/with_mask/broken.png" in done.stderr
     assert cv2.imread(str(copy / "train" / "with_mask" / "000.png")) is not None
 
 
