@@ -17,9 +17,9 @@ check: .venv/.dev  ## lint, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev  ## how fast models and camera are on this machine, as JSON
+bench: .venv/.dev  ## latency of models; frames per second beside the classic loop and AIZOO; as JSON (needs the data pack)
 	$(BIN)/python benchmarks/latency.py
-	$(BIN)/maskfleet-agent bench --json
+	$(BIN)/python benchmarks/clips.py
 
 docs: .venv/.dev  ## docs/protocol.md from the topics and messages
 	$(BIN)/python docs/generate.py

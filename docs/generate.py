@@ -1,10 +1,11 @@
 """Writes docs/protocol.md from the topics and messages; a test fails when the page has drifted."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
-from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Message, PlainMessage
+from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Discovery, Message, PlainMessage
 
 PAGE = Path(__file__).with_name("protocol.md")
 
@@ -28,8 +29,9 @@ def page() -> str:
         retained = "yes" if topic.retained else "no"
         lines.append(f"| `{topic.template}` | {topic.writer} | {topic.qos} | {retained} | [{message.__name__}](#{message.__name__.lower()}) |")
     for message in MESSAGES:
-        lines += ["", f"## {message.__name__}", "", (message.__doc__ or "").strip(), ""]
-        lines += _plain(message) if issubclass(message, PlainMessage) else _fields(message)
+        lines += ["", f"## {message.__name__}", "", inspect.cleandoc(message.__doc__ or ""), ""]
+        if message is not Discovery:
+            lines += _plain(message) if issubclass(message, PlainMessage) else _fields(message)
     return "\n".join(lines) + "\n"
 
 

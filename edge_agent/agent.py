@@ -6,9 +6,13 @@ import logging
 import platform
 import secrets
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
 from edge_agent.capture import Camera, CaptureState
+from edge_agent.command import obey
+from edge_agent.discovery import discovery
 from edge_agent.load import Eyes, load_eyes, load_pipeline
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Seen
@@ -16,14 +20,15 @@ from edge_agent.publish import Publisher, message_of
 from edge_agent.scene import Incident
 from edge_agent.settings import Settings
 from edge_agent.vitals import Vitals
-from protocol.errors import LinkError
+from protocol.errors import LinkError, Reason, Rejected
 from protocol.link import Link, Presence
-from protocol.messages import Birth, Health, Message
+from protocol.messages import Birth, Command, Discovery, Health, Message
 
 log = logging.getLogger(__name__)
 
 HEALTH_S = 60.0
 """Health is said on each change, and at least this often."""
+AGENT_VERSION = version("maskfleet")
 LOOK_S = 0.5
 """How often the camera's state is looked at."""
 
@@ -45,8 +50,9 @@ class Agent:
         self._eyes = eyes
         self._boot = secrets.token_hex(6)
         self._model = f"{eyes.classifier.name} {eyes.classifier.version}"
-        self._camera = Camera(settings.uri)
+        self._camera = Camera(settings.uri, settings.csi_source)
         self._pipeline = load_pipeline(settings, eyes)
+        self._is_detecting = True
         self._vitals = Vitals()
         address = settings.address
         state_dir = settings.state_dir.expanduser()
@@ -61,7 +67,7 @@ class Agent:
             # Opening a camera can take seconds.
             await asyncio.to_thread(self._camera.start)
             async with self._link, asyncio.TaskGroup() as tasks:
-                speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health)]
+                speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health, self._obey)]
                 stopping = tasks.create_task(self._stop_camera(stop))
                 await asyncio.to_thread(self._see, asyncio.get_running_loop())
                 stopping.cancel()
@@ -82,10 +88,10 @@ class Agent:
         """The worker thread: frames through the pipeline, until the camera is stopped or its material ends."""
         while True:
             frame = self._camera.take(timeout_s=LOOK_S)
-            if frame is not None:
+            if frame is not None and self._is_detecting:
                 seen = self._pipeline(frame)
                 loop.call_soon_threadsafe(self._note, seen)
-            elif self._camera.state().has_ended:
+            elif frame is None and self._camera.state().has_ended:
                 break
             else:
                 self._tell(loop, self._pipeline.wait())
@@ -124,12 +130,13 @@ class Agent:
 
     async def _health(self) -> None:
         """Says how the camera is whenever that changes, and what it gives once that is known."""
-        said: tuple[str, str, int] | None = None
+        said: tuple[object, ...] | None = None
         said_s, got = 0.0, self._camera.state().got
         while True:
             await asyncio.sleep(LOOK_S)
+            self._camera.watch()
             state = self._camera.state()
-            word = (state.capture, _stable(state), self._outbox.lost)
+            word = (state.capture, _stable(state), state.restarts, self._is_detecting, self._outbox.lost)
             try:
                 if state.got != got:
                     await self._link.send(self._settings.address, self._birth())
@@ -140,15 +147,33 @@ class Agent:
             except LinkError:
                 said = None
 
+    async def _obey(self) -> None:
+        operations = {"report": self._report, "restart_capture": self._restart_capture, "detect": self._detect}
+        async with self._link.receive(self._settings.address, Command) as commands:
+            await obey(self._link, commands, operations)
+
+    async def _report(self, _: Mapping[str, Any]) -> None:
+        await self._link.greet()
+
+    async def _restart_capture(self, _: Mapping[str, Any]) -> None:
+        self._camera.restart("asked for")
+
+    async def _detect(self, args: Mapping[str, Any]) -> None:
+        if not isinstance(args.get("on"), bool):
+            raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}')
+        self._is_detecting = args["on"]
+
     def _greeting(self, session: int) -> tuple[Message, ...]:
         self._session = session
-        return self._birth(), self._health_now(), self._publisher.no_mask
+        settings = self._settings
+        shown = discovery(settings.address, AGENT_VERSION, settings.telemetry_s) if settings.home_assistant else Discovery(document=None)
+        return self._birth(), self._health_now(), self._publisher.no_mask, shown
 
     def _birth(self) -> Birth:
         return Birth(
             boot=self._boot,
             session=self._session,
-            agent_version=version("maskfleet"),
+            agent_version=AGENT_VERSION,
             python_version=platform.python_version(),
             classifier=self._eyes.classifier,
             detector=self._eyes.detector,
@@ -164,6 +189,7 @@ class Agent:
             capture=state.capture,
             reason=state.reason,
             last_frame_age_s=age_s,
+            detecting=self._is_detecting,
             restarts=state.restarts,
             outbox=self._outbox.depth,
             lost=self._outbox.lost,

@@ -27,7 +27,7 @@ def bench(settings: Settings, eyes: Eyes, frames: int) -> dict[str, Any]:
     cv2.setNumThreads(1)
     uri = CameraUri.parse(settings.uri)
     pipeline = load_pipeline(settings, eyes)
-    source = open_source(uri)
+    source = open_source(uri, settings.csi_source)
     seen: list[Seen] = []
     start_s = 0.0
     try:
@@ -36,7 +36,7 @@ def bench(settings: Settings, eyes: Eyes, frames: int) -> dict[str, Any]:
                 start_s = time.perf_counter()
             image = source.read()
             if image is None:
-                source = _again(source, uri)
+                source = _again(source, uri, settings.csi_source)
                 image = source.read()
                 assert image is not None, "material that was read once can be read again"
             one = pipeline(Frame(image, number / 30, time.monotonic()))
@@ -72,6 +72,6 @@ def bench(settings: Settings, eyes: Eyes, frames: int) -> dict[str, Any]:
     }
 
 
-def _again(source: Source, uri: CameraUri) -> Source:
+def _again(source: Source, uri: CameraUri, csi_source: str) -> Source:
     source.close()
-    return open_source(uri)
+    return open_source(uri, csi_source)

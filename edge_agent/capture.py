@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edge_agent.scene import Frame, Image
-from edge_agent.sources import CameraUri, Source, open_source
-from protocol.errors import DeviceError, FleetError
+from edge_agent.sources import NVARGUS, CameraUri, Source, open_source
+from protocol.errors import DeviceError, FleetError, Reason, Rejected
 
 log = logging.getLogger(__name__)
 
 STALLED_S = 3.0
-FAILED_AFTER = 4
+HUNG_S = 6.0
+"""A read that takes longer than this is left behind; sources that have a time-out of their own are quicker."""
+FAILED_AFTER = 2
 """So many attempts in a row without a frame, and `restarting` becomes `failed`; it goes on trying."""
 RESTART_CAP_S = 8.0
 
@@ -72,9 +74,10 @@ class Slot:
 class Camera:
     """Keeps a camera open and its newest frame at hand."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, csi_source: str = NVARGUS) -> None:
         """Raises Rejected when the URI is wrong."""
         self.uri = CameraUri.parse(uri)
+        self._csi_source = csi_source
         self._has_max_pace = self.uri.options.get("pace", "real") == "max"
         self._slot = Slot()
         self._stop = threading.Event()
@@ -87,11 +90,10 @@ class Camera:
         """Opens the camera in the background. Raises Rejected at once when what was asked for cannot exist."""
         source: Source | None = None
         try:
-            source = open_source(self.uri)
+            source = open_source(self.uri, self._csi_source)
         except DeviceError as error:
             self._set(reason=str(error))
-        self._thread = threading.Thread(target=self._run, args=(source,), name="capture", daemon=True)
-        self._thread.start()
+        self._start_thread(source)
 
     def stop(self) -> None:
         """Ends the thread; a read that hangs is left behind with it."""
@@ -108,11 +110,40 @@ class Camera:
         """How the camera is now."""
         with self._lock:
             state = replace(self._state, dropped=self._slot.dropped)
-        since = state.last_frame_s if state.last_frame_s is not None else self._opened_s
-        silent_s = time.monotonic() - since
+        silent_s = self._silent_s(state)
         if state.capture == "ok" and silent_s > STALLED_S and not state.has_ended:
             return replace(state, capture="stalled", reason=f"no frame for {silent_s:.0f} s")
         return state
+
+    def watch(self) -> None:
+        """To be called now and then: a read that hangs for too long is left behind, and the camera opened anew.
+
+        Only a source that cannot end its own read comes to this: OpenCV's readers of USB cameras.
+        """
+        state = self.state()
+        if state.capture == "stalled" and self._silent_s(state) > HUNG_S and not self.uri.is_recorded:
+            log.warning("camera %s: its read hangs; opening it anew", self.uri.text)
+            self.restart("its read hung")
+
+    def restart(self, reason: str) -> None:
+        """Opens a live camera anew; its old reader is left to end by itself. Raises Rejected for recorded material."""
+        if self.uri.is_recorded:
+            raise Rejected(Reason.BAD_INPUT, f"{self.uri.text}: recorded material is not opened anew")
+        with self._lock:
+            self._state = replace(self._state, capture="restarting", reason=reason, restarts=self._state.restarts + 1)
+        self._start_thread(None)
+
+    def _silent_s(self, state: CaptureState) -> float:
+        return time.monotonic() - (state.last_frame_s if state.last_frame_s is not None else self._opened_s)
+
+    def _start_thread(self, source: Source | None) -> None:
+        self._thread = threading.Thread(target=self._run, args=(source,), name="capture", daemon=True)
+        self._thread.start()
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the calling thread still has the say: false when stopped, and for one that hung and was left behind."""
+        return threading.current_thread() is self._thread and not self._stop.is_set()
 
     def _set(self, **changes: object) -> None:
         with self._lock:
@@ -121,14 +152,18 @@ class Camera:
     def _run(self, source: Source | None) -> None:
         """Reads until stopped or the material ends; opens the camera again, with back-off, when it fails."""
         attempt = 0
-        while not self._stop.is_set():
+        while self._is_ours:
             frames_before = self._state.frames
             try:
-                source = source or open_source(self.uri)
-                self._set(got=source.got)
+                source = source or open_source(self.uri, self._csi_source)
+                if self._is_ours:
+                    self._set(got=source.got)
                 self._read(source)
             except FleetError as error:
-                self._report(str(error), is_first=attempt == 0)
+                if not self._is_ours:
+                    return
+                self._set(reason=str(error))
+                log.log(logging.DEBUG if attempt else logging.WARNING, "camera %s: %s; trying again", self.uri.text, error)
             else:
                 break
             finally:
@@ -136,19 +171,18 @@ class Camera:
                     source.close()
                 source = None
             attempt = 0 if self._state.frames > frames_before else attempt + 1
-            with self._lock:
-                word: Literal["failed", "restarting"] = "failed" if attempt >= FAILED_AFTER else "restarting"
-                self._state = replace(self._state, capture=word, restarts=self._state.restarts + 1)
+            self._set(capture="failed" if attempt >= FAILED_AFTER else "restarting", restarts=self._state.restarts + 1)
             self._stop.wait(random.uniform(0.5, 1) * min(RESTART_CAP_S, 0.5 * 2.0 ** min(attempt, 8)))
-        self._set(has_ended=True)
-        self._slot.close()
+        if threading.current_thread() is self._thread:
+            self._set(has_ended=True)
+            self._slot.close()
 
     def _read(self, source: Source) -> None:
         """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
         start_s, count = time.monotonic(), 0
-        while not self._stop.is_set():
+        while True:
             image = source.read()
-            if image is None:
+            if image is None or not self._is_ours:
                 return
             now_s = time.monotonic()
             if source.frame_s is None:
@@ -156,7 +190,7 @@ class Camera:
             else:
                 frame_s = count * source.frame_s
                 if not self._has_max_pace:
-                    self._stop.wait(max(0.0, start_s + count * source.frame_s - now_s))
+                    self._stop.wait(max(0.0, start_s + frame_s - now_s))
                     now_s = time.monotonic()
             count += 1
             self._offer(image, frame_s, now_s)
@@ -168,7 +202,3 @@ class Camera:
         if was != "ok":
             log.info("camera %s: %s", self.uri.text, self._state.got)
         self._slot.put(Frame(image, time_s, now_s), waits=self._has_max_pace)
-
-    def _report(self, reason: str, is_first: bool) -> None:
-        self._set(reason=reason)
-        log.log(logging.WARNING if is_first else logging.DEBUG, "camera %s: %s; trying again", self.uri.text, reason)

@@ -35,7 +35,7 @@ def examine(settings: Settings) -> list[Finding]:
         "libraries": lambda: f"OpenCV {cv2.__version__}, ONNX Runtime {ONNXRUNTIME_VERSION}",
         "classifier": lambda: _model(load_classifier(settings.classify)[1]),
         "detector": lambda: _model(load_detector(settings.detect)[1]),
-        "camera": lambda: _camera(settings.uri),
+        "camera": lambda: _camera(settings),
         "broker": lambda: asyncio.run(_broker(settings)),
         "disk": lambda: _disk(settings),
         "clock": _clock,
@@ -54,10 +54,10 @@ def _model(model: object) -> str:
     return f"{name} {version} {digest[:12]}".strip()
 
 
-def _camera(uri_text: str) -> str:
-    uri = CameraUri.parse(uri_text)
+def _camera(settings: Settings) -> str:
+    uri = CameraUri.parse(settings.uri)
     try:
-        source = open_source(uri)
+        source = open_source(uri, settings.csi_source)
         try:
             image = source.read()
         finally:

@@ -115,15 +115,15 @@ class Publisher:
             if row is None:
                 await self._has_stored.wait()
                 continue
-            is_late = row.age_s is None or row.age_s >= REPLAYED_S
-            delay_s = None if row.age_s is None else round(row.age_s, 3)
+            delay_s = None if row.stored_s is None else round(max(0.0, time.monotonic() - row.stored_s), 3)
+            is_late = delay_s is None or delay_s >= REPLAYED_S
             try:
                 await self._link.send(self._address, row.message.model_copy(update={"replayed": is_late, "delay_s": delay_s}))
             except LinkError as error:
                 log.debug("%s stays in the outbox: %s", row.message.id, error)
                 await asyncio.sleep(RETRY_S)
             else:
-                await loop.run_in_executor(self._disk, self._outbox.remove, row.number)
+                await loop.run_in_executor(self._disk, self._outbox.remove, row)
 
     async def _send_no_mask(self) -> None:
         """Keeps the retained state true; at each connection the greeting says it anyway."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edge_agent.decide import Rules
+from edge_agent.sources import NVARGUS
 from protocol.errors import Reason, Rejected
 from protocol.link import Broker
 from protocol.topics import SEGMENT, Address
@@ -114,11 +115,15 @@ class Settings(BaseSettings):
     camera: Name = "door"
     """Unique in its site: two cameras of one name throw each other off the broker."""
     uri: str = "demo:"
-    """The camera: `v4l2:///dev/video0`, `rtsp://...`, `file:video.mp4`, `images:FOLDER` or `demo:`."""
+    """The camera: `csi://0`, `v4l2:///dev/video0`, `rtsp://...`, `file:video.mp4`, `images:FOLDER` or `demo:`."""
+    csi_source: str = NVARGUS
+    """The GStreamer pipeline behind `csi://`, up to raw video; `{width} {height} {fps} {sensor} {sensor_mode} {flip}` are filled in."""
     state_dir: Path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "maskfleet"
     """Where alerts are kept until the broker has them."""
     telemetry_s: float = Field(default=10, ge=1, le=300)
     """Seconds between two telemetry messages."""
+    home_assistant: bool = True
+    """Whether the camera shows itself to Home Assistant; false removes it there."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     broker: BrokerSettings = BrokerSettings()
     detect: DetectSettings = DetectSettings()

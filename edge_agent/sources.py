@@ -1,6 +1,7 @@
 """Cameras by URI: where pictures come from, one at a time."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 
 from edge_agent.demo_scene import FPS, HEIGHT, WIDTH, DemoScene
+from edge_agent.gstreamer import GStreamerSource
 from edge_agent.scene import Image
 from protocol.errors import DeviceError, Reason, Rejected
 
@@ -58,6 +60,11 @@ class CameraUri:
             raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
         return cls(parts.scheme, place, options, _redacted(parts))
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it has a clock of its own, and an end."""
+        return self.scheme in ("file", "images")
+
     def number(self, option: str, default: float) -> float:
         """An option as a positive number; raises Rejected when it is none."""
         try:
@@ -76,9 +83,20 @@ class CameraUri:
         return value == "1"
 
 
-def open_source(uri: CameraUri) -> Source:
-    """Opens a camera. Raises Rejected when what was asked for cannot exist, DeviceError when it may come back."""
-    return _SCHEMES[uri.scheme].open(uri)
+NVARGUS = (
+    "nvarguscamerasrc sensor-id={sensor} sensor-mode={sensor_mode}"
+    " ! video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1,format=NV12"
+    " ! nvvidconv flip-method={flip} ! video/x-raw,format=BGRx"
+)
+"""The Jetson's camera, up to raw video."""
+
+
+def open_source(uri: CameraUri, csi_source: str = NVARGUS) -> Source:
+    """Opens a camera. Raises Rejected when what was asked for cannot exist, DeviceError when it may come back.
+
+    `csi_source` is the GStreamer pipeline behind `csi://`, up to raw video.
+    """
+    return _SCHEMES[uri.scheme].open(uri, csi_source)
 
 
 class VideoSource:
@@ -181,6 +199,23 @@ def open_video(path: Path, loops: bool = False) -> VideoSource:
     return VideoSource(str(path), cv2.CAP_FFMPEG, [], is_recorded=True, loops=loops)
 
 
+def _open_csi(uri: CameraUri, pipeline: str) -> Source:
+    width, height, fps = int(uri.number("width", 1280)), int(uri.number("height", 720)), int(uri.number("fps", 30))
+    chosen = {"sensor": uri.place or "0", "flip": uri.options.get("flip", "0"), "sensor_mode": uri.options.get("sensor_mode", "-1")}
+    for name, value in chosen.items():
+        if not re.fullmatch(r"-?\d{1,2}", value):
+            raise Rejected(Reason.BAD_SETTING, f"camera option {name}={value!r}: expected a small number")
+    try:
+        source = pipeline.format(width=width, height=height, fps=fps, **chosen)
+    except (KeyError, IndexError, ValueError) as error:
+        raise Rejected(Reason.BAD_SETTING, f"csi_source: no such placeholder ({error})") from None
+    if int(chosen["flip"]) % 2 == 1:  # a quarter turn
+        width, height = height, width
+    if width % 4:
+        raise Rejected(Reason.BAD_SETTING, f"the picture is {width} wide: expected a multiple of 4")
+    return GStreamerSource(source, width, height, fps)
+
+
 def _open_usb(uri: CameraUri) -> Source:
     params = [cv2.CAP_PROP_FRAME_WIDTH, int(uri.number("width", 1280)), cv2.CAP_PROP_FRAME_HEIGHT, int(uri.number("height", 720))]
     params += [cv2.CAP_PROP_FPS, int(uri.number("fps", 30)), cv2.CAP_PROP_BUFFERSIZE, 1]
@@ -196,16 +231,17 @@ def _open_rtsp(uri: CameraUri) -> Source:
 
 @dataclass(frozen=True)
 class _Scheme:
-    open: Callable[[CameraUri], Source]
+    open: Callable[[CameraUri, str], Source]
     options: frozenset[str] = frozenset()
 
 
 _SCHEMES = {
-    "file": _Scheme(lambda uri: open_video(Path(uri.place), uri.flag("loop")), frozenset({"loop", "pace"})),
-    "images": _Scheme(lambda uri: ImagesSource(Path(uri.place), uri.number("fps", 5), uri.flag("loop")), frozenset({"fps", "loop", "pace"})),
-    "v4l2": _Scheme(_open_usb, frozenset({"width", "height", "fps"})),
-    "rtsp": _Scheme(_open_rtsp),
-    "demo": _Scheme(lambda _: DemoSource()),
+    "file": _Scheme(lambda uri, _: open_video(Path(uri.place), uri.flag("loop")), frozenset({"loop", "pace"})),
+    "images": _Scheme(lambda uri, _: ImagesSource(Path(uri.place), uri.number("fps", 5), uri.flag("loop")), frozenset({"fps", "loop", "pace"})),
+    "csi": _Scheme(_open_csi, frozenset({"width", "height", "fps", "flip", "sensor_mode"})),
+    "v4l2": _Scheme(lambda uri, _: _open_usb(uri), frozenset({"width", "height", "fps"})),
+    "rtsp": _Scheme(lambda uri, _: _open_rtsp(uri)),
+    "demo": _Scheme(lambda _uri, _: DemoSource()),
 }
 
 

@@ -105,17 +105,17 @@ def backoff_s(attempt: int, chance: float, first_s: float = 0.5, cap_s: float = 
 
 @dataclass(eq=False)
 class _Receiver:
-    base: str
+    scope: Address | str
     types: tuple[type[Message], ...]
     queue: asyncio.Queue[Received[Message]] = field(default_factory=asyncio.Queue)
 
     def filters(self) -> list[tuple[str, int]]:
-        return [(kind.topic.filter(self.base), kind.topic.qos) for kind in self.types]
+        return [(kind.topic.filter(self.scope), kind.topic.qos) for kind in self.types]
 
     def accept(self, raw: aiomqtt.Message) -> None:
         """Queues the message if it is of these types; a bad payload is logged, and never stops the others."""
         for kind in self.types:
-            if raw.topic.matches(kind.topic.filter(self.base)):
+            if raw.topic.matches(kind.topic.filter(self.scope)):
                 try:
                     address = kind.topic.parse(raw.topic.value)
                     message = kind.decode(raw.payload if isinstance(raw.payload, bytes) else b"")
@@ -191,13 +191,15 @@ class Link:
             publish.cancel()
 
     @contextlib.asynccontextmanager
-    async def receive(self, base: str, *types: type[M]) -> AsyncIterator[AsyncIterator[Received[M]]]:
+    async def receive(self, scope: Address | str, *types: type[M]) -> AsyncIterator[AsyncIterator[Received[M]]]:
         """`async with link.receive(base, Alert) as alerts`, then `async for camera, alert, retained in alerts`.
+
+        The scope is one camera's address, or the base of all cameras.
 
         Subscribed when entered (at the next connection, when offline), and again at each connection. Payloads
         that cannot be read are logged and left out.
         """
-        receiver = _Receiver(base, types)
+        receiver = _Receiver(scope, types)
         self._receivers.append(receiver)
         try:
             if self._client is not None:
@@ -237,7 +239,7 @@ class Link:
         # Reading starts before subscribing, or a flood of retained messages could delay the acknowledgement.
         reader = asyncio.create_task(self._read(client))
         try:
-            await self._greet()
+            await self.greet()
             filters = [pair for receiver in self._receivers for pair in receiver.filters()]
             if self._presence:
                 filters.append((Status.topic.build(self._presence.address), Status.topic.qos))
@@ -262,14 +264,15 @@ class Link:
             for receiver in self._receivers:
                 receiver.accept(raw)
 
-    async def _greet(self) -> None:
+    async def greet(self) -> None:
+        """Says the greeting again; raises LinkError when the link is offline."""
         if self._presence:
             for message in (*self._presence.greeting(self._session), Status(value="online")):
                 await self.send(self._presence.address, message)
 
     async def _greet_again(self) -> None:
         with contextlib.suppress(LinkError):  # the next connection greets
-            await self._greet()
+            await self.greet()
 
     async def _subscribe(self, client: aiomqtt.Client, filters: list[tuple[str, int]]) -> None:
         if not filters:

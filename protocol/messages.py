@@ -4,10 +4,11 @@ JSON carries `v: 1`; fields that are not known are ignored, so an older reader u
 in the names. Order is by (`boot`, `seq`) and never by wall clock: a camera without a clock battery starts in 1970.
 """
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from protocol import topics
 from protocol.errors import Reason, Rejected
@@ -119,6 +120,8 @@ class Health(Message):
     """Why capture is not `ok`."""
     last_frame_age_s: Seconds | None
     """None before the first frame."""
+    detecting: bool = True
+    """False while detection was switched off by a command."""
     restarts: Count
     """How often capture was restarted since the agent started."""
     outbox: Count
@@ -202,7 +205,47 @@ class IncidentEnded(Message):
     delay_s: Seconds | None = 0
 
 
-MESSAGES: tuple[type[Message], ...] = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask)
+class Command(Message):
+    """Asks one camera for something; answered on `command/ack` with the same id. Retained and expired commands are ignored.
+
+    Operations: `report` (say birth, health and state again), `restart_capture`, and `detect` with `{"on": true}` or `{"on": false}`.
+    """
+
+    topic = topics.COMMAND
+    v: Literal[1] = 1
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    """Chosen by the sender; the same id is carried out once."""
+    op: Text
+    args: dict[str, bool | int | float | Text] = {}
+    expires: AwareDatetime | None = None
+
+
+class CommandAck(Message):
+    """The answer to a command."""
+
+    topic = topics.COMMAND_ACK
+    v: Literal[1] = 1
+    id: Text
+    ok: bool
+    reason: Text = ""
+    """Why it was not done."""
+
+
+class Discovery(Message):
+    """How Home Assistant shows a camera (MQTT device discovery); an empty payload removes it."""
+
+    topic = topics.DISCOVERY
+    document: dict[str, JsonValue] | None
+
+    def encode(self) -> bytes:
+        return b"" if self.document is None else json.dumps(self.document, separators=(",", ":")).encode()
+
+    @classmethod
+    def _parse(cls, payload: bytes) -> Self:
+        return cls(document=TypeAdapter(dict[str, JsonValue]).validate_json(payload) if payload else None)
+
+
+MESSAGES: tuple[type[Message], ...] = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask, Command, CommandAck, Discovery)
 
 
 def utc(timestamp_s: float) -> datetime:

@@ -20,6 +20,7 @@ class Writer(StrEnum):
 
     CAMERA = "camera"
     CAMERA_AND_WILL = "camera, and its will"
+    USER = "user"
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,29 @@ class Topic:
 
     def parse(self, topic: str) -> Address:
         """The camera that a topic belongs to; raises Rejected when it is not of this kind."""
-        match topic.split("/"):
+        match topic.split("/", maxsplit=4):
             case [base, "camera", site, camera, self.leaf]:
                 return Address(base, site, camera)
         raise Rejected(Reason.BAD_TOPIC, f"{topic!r}: not of the form {self.template}")
 
-    def filter(self, base: str) -> str:
-        """The subscription that matches this topic of every camera."""
-        return f"{base}/camera/+/+/{self.leaf}"
+    def filter(self, scope: "Address | str") -> str:
+        """The subscription that matches this topic of one camera, or of every camera of a base."""
+        return self.build(scope) if isinstance(scope, Address) else f"{scope}/camera/+/+/{self.leaf}"
+
+
+@dataclass(frozen=True)
+class DiscoveryTopic(Topic):
+    """Where Home Assistant looks for devices. Names run together in it, so it is only built, never parsed."""
+
+    @property
+    def template(self) -> str:
+        return "homeassistant/device/<base>_<site>_<camera>/config"
+
+    def build(self, address: Address) -> str:
+        return f"homeassistant/device/{address.base}_{address.site}_{address.camera}/config"
+
+    def parse(self, topic: str) -> Address:
+        raise Rejected(Reason.BAD_TOPIC, f"{topic!r}: names no single camera")
 
 
 STATUS = Topic("status", qos=1, retained=True, writer=Writer.CAMERA_AND_WILL)
@@ -77,4 +93,9 @@ ALERT = Topic("alert", qos=1, retained=False)
 INCIDENT = Topic("incident", qos=1, retained=False)
 NO_MASK = Topic("no_mask", qos=1, retained=True)
 
-TOPICS = (STATUS, BIRTH, HEALTH, TELEMETRY, ALERT, INCIDENT, NO_MASK)
+COMMAND = Topic("command", qos=1, retained=False, writer=Writer.USER)
+COMMAND_ACK = Topic("command/ack", qos=1, retained=False)
+DISCOVERY = DiscoveryTopic("config", qos=1, retained=True)
+
+TOPICS = (STATUS, BIRTH, HEALTH, TELEMETRY, ALERT, INCIDENT, NO_MASK, COMMAND, COMMAND_ACK)
+"""Those of a camera that can be parsed."""

@@ -52,7 +52,8 @@ def models(as_json: Json = False) -> None:
                 "size_bytes": measure.state_bytes(network),
             }
         )
-    show({"models": rows}, rows, as_json)
+    shown = ("name", "channels", "params", "macs", "flops", "size_bytes")
+    show({"models": rows}, [{key: row[key] for key in shown} for row in rows], as_json)
 
 
 @app.command()

@@ -11,6 +11,9 @@ from protocol.messages import (
     MESSAGES,
     Alert,
     Birth,
+    Command,
+    CommandAck,
+    Discovery,
     Health,
     IncidentEnded,
     Message,
@@ -53,6 +56,9 @@ SAMPLES: tuple[Message, ...] = (
         model="door 1",
     ),
     Alert(id="b-1", boot="b", seq=1, started=STARTED, p_no_mask=0.98, votes="5/6", faces=2, model="door 1"),
+    Command(id="1", op="detect", args={"on": False}, expires=STARTED),
+    CommandAck(id="1", ok=False, reason="no"),
+    Discovery(document={"device": {"identifiers": ["x"]}}),
     IncidentEnded(id="b-1", boot="b", seq=1, started=STARTED, duration_s=3.5, worst_p_no_mask=1, frames=40, ended="mask_on"),
 )
 
@@ -68,7 +74,7 @@ def test_encode_and_decode_are_inverse(message: Message) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [sample for sample in SAMPLES if not isinstance(sample, PlainMessage)], ids=lambda message: type(message).__name__
+    "message", [sample for sample in SAMPLES if not isinstance(sample, PlainMessage | Discovery)], ids=lambda message: type(message).__name__
 )
 def test_json_messages_carry_their_version_and_ignore_unknown_fields(message: Message) -> None:
     document = json.loads(message.encode())
@@ -96,7 +102,7 @@ json_values = st.recursive(
 
 @given(st.data())
 def test_a_field_of_another_type_gives_a_message_or_rejected(data: st.DataObject) -> None:
-    sample = data.draw(st.sampled_from([sample for sample in SAMPLES if not isinstance(sample, PlainMessage)]))
+    sample = data.draw(st.sampled_from([sample for sample in SAMPLES if not isinstance(sample, PlainMessage | Discovery)]))
     document = json.loads(sample.encode())
     document[data.draw(st.sampled_from(sorted(document)))] = data.draw(json_values)
     try:
@@ -121,3 +127,8 @@ def test_a_time_without_a_zone_is_refused() -> None:
     document = {**json.loads(SAMPLES[5].encode()), "started": "2026-01-02T03:04:05"}
     with pytest.raises(Rejected, match="started"):
         Alert.decode(json.dumps(document).encode())
+
+
+def test_an_empty_discovery_removes() -> None:
+    assert Discovery(document=None).encode() == b""
+    assert Discovery.decode(b"") == Discovery(document=None)

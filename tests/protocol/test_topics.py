@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import Reason, Rejected
-from protocol.topics import TOPICS, Address, Topic
+from protocol.topics import DISCOVERY, TOPICS, Address, Topic
 
 segments = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 addresses = st.builds(Address, segments, segments, segments)
@@ -44,3 +44,16 @@ def test_one_kind_does_not_parse_another() -> None:
             if other is not topic:
                 with pytest.raises(Rejected):
                     topic.parse(other.build(Address("b", "s", "c")))
+
+
+@given(addresses, st.sampled_from(TOPICS))
+def test_a_filter_names_one_camera_or_all_of_a_base(address: Address, topic: Topic) -> None:
+    assert topic.filter(address) == topic.build(address)
+    assert topic.filter(address.base) == f"{address.base}/camera/+/+/{topic.leaf}"
+
+
+def test_the_discovery_topic_is_one_level_below_home_assistants() -> None:
+    built = DISCOVERY.build(Address("maskfleet", "lobby", "door-1"))
+    assert built == "homeassistant/device/maskfleet_lobby_door-1/config"
+    with pytest.raises(Rejected):
+        DISCOVERY.parse(built)

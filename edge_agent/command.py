@@ -1,0 +1,56 @@
+"""What a user may ask of a camera while it runs."""
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from protocol.errors import FleetError, LinkError, Reason, Rejected
+from protocol.link import Link, Received
+from protocol.messages import Command, CommandAck
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 100
+"""A command that arrives again (QoS 1 may repeat) is answered again, and not carried out again."""
+
+Operation = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+def refusal(command: Command, is_retained: bool, now: datetime) -> str:
+    """Why a command must not be carried out; empty when it may."""
+    if is_retained:
+        return "a retained command is ignored"
+    if command.expires is not None and command.expires <= now:
+        return "expired"
+    return ""
+
+
+async def obey(link: Link, commands: AsyncIterator[Received[Command]], operations: Mapping[str, Operation]) -> None:
+    """Carries out and answers each command that comes, until cancelled."""
+    done: deque[CommandAck] = deque(maxlen=REMEMBERED)
+    async for address, command, is_retained in commands:
+        refused = refusal(command, is_retained, datetime.now(UTC))
+        if refused:
+            log.warning("command %s (%s): %s", command.id, command.op, refused)
+            continue
+        ack = next((own for own in done if own.id == command.id), None)
+        if ack is None:
+            ack = await _carry_out(command, operations)
+            log.info("command %s (%s): %s", command.id, command.op, ack.reason or "done")
+            done.append(ack)
+        try:
+            await link.send(address, ack)
+        except LinkError as error:
+            log.warning("command %s: answer not sent: %s", command.id, error)
+
+
+async def _carry_out(command: Command, operations: Mapping[str, Operation]) -> CommandAck:
+    try:
+        if command.op not in operations:
+            raise Rejected(Reason.BAD_PAYLOAD, f"no such operation; known are {', '.join(operations)}")
+        await operations[command.op](command.args)
+    except FleetError as error:
+        return CommandAck(id=command.id, ok=False, reason=str(error)[:500])
+    return CommandAck(id=command.id, ok=True)

@@ -1,0 +1,118 @@
+"""Frames of a GStreamer pipeline that runs as a child process.
+
+pip's OpenCV has no GStreamer, and a hung read of a CSI camera can only be ended by killing its process. So the pipeline
+is a child in a process group of its own that writes raw frames to a pipe, and ends with its group.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+import shlex
+import signal
+import subprocess
+import time
+
+import numpy as np
+
+from edge_agent.scene import Image
+from protocol.errors import DeviceError
+
+LAUNCH = "gst-launch-1.0"
+PIPE_BYTES = 1 << 20
+"""As large as Linux lets a user's pipe be: fewer turns for a frame."""
+SILENT_S = 4.5
+"""A child that gives nothing for this long is ended. Later than the camera is called stalled, so that this is said first."""
+GAP_S = 1.0
+"""After a longer pause the frames that lay in the pipe and the queue are old, and not shown as new."""
+FRAMES_UNDER_WAY = 2
+STDERR_KEPT = 2000
+READ_BYTES = 1 << 16
+
+
+class GStreamerSource:
+    """`source` (the pipeline up to its raw video), scaled and converted to BGR frames of the size asked for."""
+
+    def __init__(self, source: str, width: int, height: int, fps: int) -> None:
+        """Starts the child; raises DeviceError when there is no GStreamer. `width` is a multiple of 4."""
+        self.got = f"{width}x{height} at {fps} fps"
+        self.frame_s: float | None = None
+        self._shape = (height, width, 3)
+        self._said = b""
+        self._last_s: float | None = None
+        # Leaky: when nobody reads, the newest frame wins.
+        tail = f"! videoconvert ! videoscale ! video/x-raw,format=BGR,width={width},height={height}"
+        tail += " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! fdsink fd=1 sync=false"
+        try:
+            self._child = subprocess.Popen(
+                [LAUNCH, "-q", *shlex.split(f"{source} {tail}")],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise DeviceError(f"{LAUNCH} is not installed (Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good)") from None
+        assert self._child.stdout is not None
+        assert self._child.stderr is not None
+        self._out, self._err = self._child.stdout.fileno(), self._child.stderr.fileno()
+        _widen(self._out)
+        os.set_blocking(self._out, False)
+        os.set_blocking(self._err, False)
+
+    def read(self) -> Image:
+        """The next frame; raises DeviceError when the child falls silent or ends."""
+        image = self._read()
+        now_s = time.monotonic()
+        if self._last_s is not None and now_s - self._last_s > GAP_S:
+            for _ in range(FRAMES_UNDER_WAY):
+                image = self._read()
+        self._last_s = time.monotonic()
+        return image
+
+    def close(self) -> None:
+        """Ends the child and all that it started, also when it is stopped or hung."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        for pipe in (self._child.stdout, self._child.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def _read(self) -> Image:
+        # A new array each time: the last ones may still be looked at. The allocator hands the same memory out again.
+        image = np.empty(self._shape, np.uint8)
+        rest = image.data.cast("B")
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        poll.register(self._err, select.POLLIN)
+        deadline_s = time.monotonic() + SILENT_S
+        while rest:
+            ready = dict(poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000))
+            if self._err in ready and not self._listen():
+                poll.unregister(self._err)
+            if self._out in ready:
+                count = os.readv(self._out, [rest])
+                if count == 0:
+                    raise DeviceError(f"the pipeline ended{self._reason()}")
+                rest = rest[count:]
+            elif time.monotonic() >= deadline_s:
+                raise DeviceError(f"no frame for {SILENT_S:g} s{self._reason()}")
+        return image
+
+    def _listen(self) -> bool:
+        """Takes what the child says, so that it never waits for us; False at the end."""
+        said = os.read(self._err, READ_BYTES)
+        self._said = (self._said + said)[-STDERR_KEPT:]
+        return bool(said)
+
+    def _reason(self) -> str:
+        """The first error that GStreamer told, in one line."""
+        lines = [line.strip() for line in self._said.decode(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if "ERROR" in line or "WARNING" in line] or lines
+        return f": {errors[0][:200]}" if errors else ""
+
+
+def _widen(pipe: int) -> None:
+    with contextlib.suppress(OSError):  # more than this user may have; the usual size works as well
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

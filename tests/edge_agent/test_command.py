@@ -1,0 +1,77 @@
+"""Commands to a live agent, sent as a person would with any MQTT client."""
+
+import json
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiomqtt
+from hypothesis import given
+from hypothesis import strategies as st
+from live import listening, running
+
+from edge_agent.command import refusal
+from protocol.messages import Birth, Command, CommandAck, Health, IncidentEnded, NoMask
+from protocol.topics import COMMAND, Address
+
+DOOR = Address("maskfleet", "home", "door")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@given(st.booleans(), st.none() | st.integers(-100, 100).map(lambda s: NOW + timedelta(seconds=s)))
+def test_retained_and_expired_commands_are_refused(is_retained: bool, expires: datetime | None) -> None:
+    is_refused = bool(refusal(Command(id="1", op="report", expires=expires), is_retained, NOW))
+    assert is_refused == (is_retained or (expires is not None and expires <= NOW))
+
+
+async def test_commands_are_carried_out_once_and_answered(mosquitto, tmp_path: Path) -> None:
+    async with listening(mosquitto) as ear, aiomqtt.Client("127.0.0.1", mosquitto.port) as user:
+
+        async def ask(retain: bool = False, **fields: object) -> None:
+            await user.publish(COMMAND.build(DOOR), json.dumps({"v": 1, **fields}), qos=1, retain=retain)
+
+        def answers(id_: str) -> list[CommandAck]:
+            return [ack for ack in ear.of(CommandAck) if ack.id == id_]
+
+        await ask(id="old", op="report", retain=True)
+        async with running(mosquitto, tmp_path) as process:
+            await ear.until(lambda ear: ear.of(NoMask) and ear.of(NoMask)[-1].value == "ON")
+            await ask(id="a", op="report")
+            await ask(id="a", op="report")
+            await ear.until(lambda _: len(answers("a")) == 2)
+            assert len(ear.of(Birth)) <= 3  # at the start, when the camera's size was known, and once for the two
+            await ask(id="b", op="dance")
+            await ask(id="c", op="detect", args={"on": "perhaps"})
+            await ask(id="d", op="report", expires="2020-01-01T00:00:00Z")
+            await ask(id="e", op="detect", args={"on": False})
+            await ear.until(lambda ear: answers("e") and ear.of(IncidentEnded))
+            assert (answers("b")[0].ok, answers("b")[0].reason) == (False, "no such operation; known are report, restart_capture, detect")
+            assert not answers("c")[0].ok
+            assert answers("d") == answers("old") == []
+            await ear.until(lambda ear: not ear.of(Health)[-1].detecting)
+            assert ear.of(IncidentEnded)[-1].ended == "left"
+            await ask(id="f", op="detect", args={"on": True})
+            await ask(id="g", op="restart_capture")
+            await ear.until(lambda ear: answers("g") and ear.of(Health)[-1].restarts == 1 and ear.of(Health)[-1].capture == "ok")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+
+
+async def test_home_assistant_is_told_and_untold(mosquitto, tmp_path: Path) -> None:
+    async def retained() -> bytes | None:
+        async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+            await client.subscribe("homeassistant/#", qos=1)
+            await client.publish("homeassistant/end", b"end")
+            async for message in client.messages:
+                return None if message.payload == b"end" else message.payload
+        return None
+
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path):
+        await ear.until(lambda ear: ear.of(Birth))
+        await ear.until(lambda ear: ear.of(Health) and ear.of(Health)[-1].capture == "ok")
+        document = json.loads(await retained())
+        assert document["device"]["identifiers"] == ["maskfleet_home_door"]
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, MASKFLEET_HOME_ASSISTANT="false"):
+        await ear.until(lambda ear: len({birth.boot for birth in ear.of(Birth)}) == 2)
+        await ear.until(lambda ear: ear.of(Health)[-1].capture == "ok")
+        assert await retained() is None
