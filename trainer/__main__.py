@@ -113,18 +113,27 @@ def evaluate(
 
     from trainer import evaluate as evaluator
     from trainer import runtimes
-    from trainer.data import read_folder, resize
+    from trainer.data import INCORRECT, read_folder, read_incorrect, resize
     from trainer.folder import read_release
 
     manifest, model = read_release(release, "classifier")
     pictures = read_folder(data)
     run = runtimes.onnx_runtime(model)
-    images_NHWC = np.stack([resize(image, manifest.input.width_px) for image in pictures.images_NHWC])
-    p_no_mask = runtimes.in_batches(run, images_NHWC)[:, evaluator.WITHOUT_MASK].astype(float)
-    report = evaluator.report(p_no_mask, pictures, manifest.threshold)
+
+    def p_of(images_NHWC: np.ndarray) -> np.ndarray:
+        resized_NHWC = np.stack([resize(image, manifest.input.width_px) for image in images_NHWC])
+        p: np.ndarray = runtimes.in_batches(run, resized_NHWC)[:, evaluator.WITHOUT_MASK].astype(float)
+        return p
+
+    report = evaluator.report(p_of(pictures.images_NHWC), pictures, manifest.threshold)
+    incorrect_NHWC = read_incorrect(data)
+    if len(incorrect_NHWC):
+        report[INCORRECT] = {"n": len(incorrect_NHWC), "called_without_mask": float((p_of(incorrect_NHWC) >= manifest.threshold).mean())}
     shown = ("n", "accuracy", "accuracy_low", "accuracy_high", "recall_with_mask", "recall_without_mask", "ece", "auroc")
     rows = [{"data": name, **{key: row[key] for key in shown}} for name, row in {"all": report, **report["by_source"]}.items()]
     show(report, rows, as_json)
+    if INCORRECT in report and not as_json:
+        out.print(f"{INCORRECT}: {report[INCORRECT]['n']}, of which {report[INCORRECT]['called_without_mask']:.1%} are called bare", highlight=False)
     for file in report["unreadable"]:
         err.print(f"left out, not a picture: {file}", highlight=False)
 

@@ -32,7 +32,7 @@ BRIEF = {
 
 def add_to(app: typer.Typer) -> None:
     """Makes the commands of this module commands of the program."""
-    for command in (audit, distil, prune, quantise, compress, report):
+    for command in (audit, distil, prune, quantise, crops, compress, report):
         app.command()(command)
 
 
@@ -117,12 +117,37 @@ def quantise(
         raise Rejected(Reason.BAD_INPUT, f"{run}: not quantised, for here that is not both faster and as good")
 
 
+def crops(
+    release: Annotated[Path, typer.Argument(help="Release folder.")],
+    frames: Annotated[Path, typer.Option(help="Whole frames with annotations.json (COCO).")],
+    yunet: Annotated[Path | None, typer.Option(help="A detector in YuNet's format.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Scores a release on faces as detectors cut them out of frames."""
+    import numpy as np
+
+    from trainer import evaluate, runtimes
+    from trainer import study as whole
+    from trainer.data import resize
+    from trainer.folder import read_release
+
+    manifest, model = read_release(release, "classifier")
+    run = runtimes.onnx_runtime(model)
+    document: dict[str, Any] = {}
+    for name, cut in whole.cuts(frames, yunet).items():
+        images_NHWC = np.stack([resize(image, manifest.input.width_px) for image in cut.pictures.images_NHWC])
+        p_no_mask = runtimes.in_batches(run, images_NHWC)[:, evaluate.WITHOUT_MASK].astype(float)
+        document[name] = {**vars(evaluate.score(p_no_mask, cut.pictures.classes_N, manifest.threshold)), "annotated": cut.annotated}
+    shown = ("n", "accuracy", "accuracy_low", "accuracy_high", "recall_with_mask", "recall_without_mask", "ece")
+    show(document, [{"detector": name, **{key: row[key] for key in shown}} for name, row in document.items()], as_json)
+
+
 def compress(
     data: Data,
     epochs: Annotated[int, typer.Option(min=1, help="Of each reference and each arm of the ablation.")] = 30,
     door_epochs: Annotated[int, typer.Option(min=1, help="Of each door model.")] = 60,
     seeds: Annotated[str, typer.Option(help="One repetition for each.")] = "0,1,2",
-    students: Annotated[str, typer.Option(help="Architectures that learn from `sight`.")] = "door-small,door-96",
+    students: Annotated[str, typer.Option(help="Architectures that learn from `sight`.")] = "door-96,patch-deep",
     only: Annotated[
         str, typer.Option(help="Only these groups (references, ablation, door, folds) or run names, * allowed, and what they need.")
     ] = "",
@@ -137,18 +162,20 @@ def compress(
     """Runs the whole study, or what is left of it, and writes its table and report."""
     import torch
 
-    from trainer import compress as study
-    from trainer import splits
+    from trainer import compress as plans
+    from trainer import splits, study
 
     torch.set_num_threads(1)
-    options = study.Options(epochs, door_epochs, tuple(_numbers(seeds, int, "--seeds")), _words(students), bfloat16=bfloat16, only=_words(only))
+    options = plans.Options(epochs, door_epochs, tuple(_numbers(seeds, int, "--seeds")), _words(students), bfloat16=bfloat16, only=_words(only))
     pictures = splits.read(data)
     if pictures.unreadable and not skip_unreadable:
         more = f" and {len(pictures.unreadable) - 1} more" if len(pictures.unreadable) > 1 else ""
         raise Rejected(Reason.BAD_INPUT, f"{data / pictures.unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
-    steps = study.plan(options, pictures.sources)
-    study.execute(steps, pictures, data, runs, follow)
-    _tabulate(runs, data, frames, yunet, measure=measure, as_json=as_json)
+    steps = plans.plan(options, pictures.sources)
+    plans.execute(steps, pictures, data, runs, follow)
+    document = study.finish(runs, data, pictures, study.cuts(frames, yunet) if frames else {}, measure=measure)
+    show(document, [{title: row[key] for title, key in BRIEF.items()} for row in document["models"]], as_json)
+    err.print(f"report: {runs / 'report.html'}", highlight=False)
 
 
 def report(
@@ -171,28 +198,6 @@ def _make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, r
     follow(name, recipe.epochs, job.run(job.Job(name, architecture, recipe, lineage), pictures, data, runs))
     found = results.load(runs / name)
     out.print(f"{runs / name}: " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
-
-
-def _tabulate(runs: Path, data: Path, frames: Path | None, yunet: Path | None, *, measure: bool, as_json: bool) -> None:
-    """Latencies, detectors' crops, the table and the report of what is finished."""
-    import json
-
-    from trainer import crops, latency, tables
-    from trainer import report as reporter
-    from trainer.runs import replace
-
-    finished = tables.collect(runs)
-    if frames is not None:
-        detectors = {"haar": crops.haar(), **({"yunet": crops.yunet(yunet)} if yunet else {})}
-        tables.score_crops(finished, {name: crops.cut(frames, detect) for name, detect in detectors.items()})
-    if measure:
-        networks = {key: same[0].network for key, same in tables.by_key(finished).items()}
-        replace(runs / tables.LATENCY_FILE, json.dumps(latency.compare(networks), indent=1).encode())
-    document = reporter.document(finished, tables.read_json(runs / tables.LATENCY_FILE))
-    replace(runs / "table.json", json.dumps(document, indent=1).encode())
-    page = reporter.write(runs, data)
-    show(document, [{title: row[key] for title, key in BRIEF.items()} for row in document["models"]], as_json)
-    err.print(f"report: {page}", highlight=False)
 
 
 def _numbers(text: str, kind: type, option: str) -> list[Any]:

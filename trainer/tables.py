@@ -16,7 +16,7 @@ from trainer.results import Results
 from trainer.runs import Config
 from trainer.train import predict
 
-CROPS_FILE, LATENCY_FILE = "crops.json", "latency.json"
+CROPS_FILE, LATENCY_FILE, INT8_FILE = "crops.json", "latency.json", "int8.json"
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,12 @@ def sources(finished: tuple[Run, ...]) -> list[dict[str, Any]]:
     return rows
 
 
+def eight_bits(finished: tuple[Run, ...]) -> list[dict[str, Any]]:
+    """One row for each kind of model whose quantisation was tried."""
+    found = ((key, read_json(same[0].folder / INT8_FILE)) for key, same in by_key(finished).items())
+    return [{"name": key, **row} for key, row in found if row]
+
+
 def score_crops(finished: tuple[Run, ...], cuts: dict[str, Cut]) -> None:
     """Writes into each run's folder what it makes of faces as detectors cut them, where that is not written yet."""
     for run in finished:
@@ -179,8 +185,6 @@ def score_crops(finished: tuple[Run, ...], cuts: dict[str, Cut]) -> None:
             continue
         found = {}
         for name, cut in cuts.items():
-            if not len(cut.pictures):
-                continue
             p = results.p_no_mask(predict(run.network, cut.pictures), run.results.temperature)
             s = evaluate.score(p, cut.pictures.classes_N, run.results.threshold)
             found[name] = {

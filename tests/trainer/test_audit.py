@@ -14,7 +14,7 @@ from trainer_faces import draw_face, write_faces, write_splits
 from protocol.errors import Rejected
 from trainer import phash, splits
 from trainer.audit import audit
-from trainer.data import read_folder
+from trainer.data import read_folder, read_incorrect
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -112,6 +112,8 @@ def test_the_third_class_is_left_out(tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "mask_weared_incorrect" / "a.jpg"), photograph(99))
     pictures = splits.read(folder)
     assert sum(map(len, (pictures.train, pictures.val, pictures.test))) == 20
+    assert read_incorrect(folder).shape == (1, 128, 128, 3)
+    assert read_incorrect(folder / "with_mask").shape == (0, 128, 128, 3)
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Faces cut out of frames by a detector, and cut exactly as the camera cuts them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -62,3 +64,11 @@ def test_both_detectors_find_faces() -> None:
     yunet = crops.yunet(DATA / "models" / "face_detection_yunet_2023mar.onnx")(image)
     assert max(crops.iou(tuple(big["bbox"]), box) for box in yunet) > 0.5
     assert isinstance(crops.haar()(image), list)
+
+
+def test_a_release_is_scored_on_them(classifier_release: Path, tmp_path: Path) -> None:
+    write_frame(tmp_path, [([10, 10, 60, 60], 1)])
+    command = [sys.executable, "-m", "trainer", "crops", str(classifier_release), "--frames", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "haar finds none of the annotated faces" in done.stderr
