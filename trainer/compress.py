@@ -16,7 +16,7 @@ from typing import IO
 from protocol.errors import Reason, Rejected
 from trainer import job, runs
 from trainer.job import FINE_TUNING_RATE, Job
-from trainer.models import ARCHITECTURES
+from trainer.models import ARCHITECTURES, REFERENCES
 from trainer.runs import Lineage
 from trainer.splits import Splits
 from trainer.train import Epoch, Recipe
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 RATIOS = {"pruned30": 0.3, "pruned50": 0.5, "pruned70": 0.7}
 SMALL_RATIO = 0.75
 """The teacher pruned by this has exactly the shape of small."""
+TEACHER = "sight"
 GROUPS = ("references", "ablation", "door", "folds")
 
 
@@ -56,9 +57,10 @@ def plan(options: Options, sources: tuple[str, ...]) -> tuple[Step, ...]:
 
     Raises Rejected for an unknown student or a pattern that no run matches.
     """
-    unknown = [name for name in options.students if name not in ARCHITECTURES]
+    possible = [name for name in ARCHITECTURES if name not in (*REFERENCES, TEACHER)]
+    unknown = [name for name in options.students if name not in possible]
     if unknown:
-        raise Rejected(Reason.BAD_SETTING, f"student {unknown[0]!r}: choose of {', '.join(ARCHITECTURES)}")
+        raise Rejected(Reason.BAD_SETTING, f"student {unknown[0]!r}: choose of {', '.join(possible)}")
     steps = [step for seed in options.seeds for step in (*_references(options, seed), *_ablation(options, seed))]
     for seed in options.seeds:
         steps += _door(options, seed, held_out="")
@@ -121,8 +123,8 @@ def _door(options: Options, seed: int, held_out: str) -> list[Step]:
     """The teacher with sight and its students."""
     recipe = Recipe(epochs=options.door_epochs, seed=seed, bfloat16=options.bfloat16)
     end = f"-without-{held_out}-s{seed}" if held_out else f"-s{seed}"
-    teacher = f"sight{end}"
-    jobs = [Job(teacher, "sight", recipe, Lineage(held_out=held_out))]
+    teacher = f"{TEACHER}{end}"
+    jobs = [Job(teacher, TEACHER, recipe, Lineage(held_out=held_out))]
     jobs += [Job(f"{name}{end}", name, recipe, Lineage(teacher=teacher, features=True, held_out=held_out)) for name in options.students]
     return [Step("folds" if held_out else "door", one) for one in jobs]
 

@@ -64,6 +64,7 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     Raises Rejected when a teacher or start is missing, or when the start cannot be pruned to this architecture.
     """
     here = folder / job.name
+    (here / results.RESULTS_FILE).unlink(missing_ok=True)  # what is made again is not finished
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     architecture = _architecture(job, folder)

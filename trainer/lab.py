@@ -172,8 +172,9 @@ def compress(
         more = f" and {len(pictures.unreadable) - 1} more" if len(pictures.unreadable) > 1 else ""
         raise Rejected(Reason.BAD_INPUT, f"{data / pictures.unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
     steps = plans.plan(options, pictures.sources)
+    found = study.cuts(frames, yunet) if frames else {}  # what is wrong with them is said before hours of training
     plans.execute(steps, pictures, data, runs, follow)
-    document = study.finish(runs, data, pictures, study.cuts(frames, yunet) if frames else {}, measure=measure)
+    document = study.finish(runs, data, pictures, found, measure=measure)
     show(document, [{title: row[key] for title, key in BRIEF.items()} for row in document["models"]], as_json)
     err.print(f"report: {runs / 'report.html'}", highlight=False)
 
