@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from edge_agent.classify import Classifier, Judgement
-from edge_agent.detect import Detector, HaarDetector, YuNetDetector
+from edge_agent.detect import YUNET_SCORE, Detector, HaarDetector, RawNetwork, YuNetDetector
 from edge_agent.pipeline import Pipeline
 from edge_agent.runtime import Session
 from edge_agent.settings import ClassifySettings, DetectSettings, Settings
@@ -39,12 +40,31 @@ def load_pipeline(settings: Settings, eyes: Eyes) -> Pipeline:
 
 
 def load_detector(settings: DetectSettings) -> tuple[Detector, Model]:
-    """The detector that is asked for, and what to call it."""
+    """The detector that is asked for, and what to call it; raises Rejected."""
     if settings.model == "haar":
-        return HaarDetector(settings.width_px, settings.smallest_face_px), Model(name="haar", version="frontalface_default", digest="")
+        return HaarDetector(settings.smallest_face_px), Model(name="haar", version="frontalface_default", digest="")
+    if settings.model == "shipped":
+        with as_file(files("edge_agent") / "models" / "detector") as folder:
+            return _load_detector(folder, settings)
     path = Path(settings.model).expanduser()
-    detector = YuNetDetector(path, settings.width_px, settings.smallest_face_px, settings.score)
-    return detector, Model(name=path.stem, version="", digest=digest(path.read_bytes()))
+    if path.is_dir():
+        return _load_detector(path, settings)
+    model = _read(path, MAX_MODEL_BYTES)
+    try:
+        detector = YuNetDetector(model, settings.smallest_face_px, settings.score or YUNET_SCORE)
+    except Rejected as error:
+        raise Rejected(error.reason, f"detector {path}: {error}") from None
+    return detector, Model(name=path.stem, version="", digest=digest(model))
+
+
+def _load_detector(folder: Path, settings: DetectSettings) -> tuple[Detector, Model]:
+    manifest, model = _read_release(folder, "detector")
+    try:
+        check_golden(RawNetwork(model), manifest)
+        detector = YuNetDetector(model, settings.smallest_face_px, settings.score or manifest.threshold)
+    except (DeviceError, Rejected) as error:
+        raise Rejected(Reason.BAD_RELEASE, f"release {folder}: {error}") from None
+    return detector, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
 
 
 def load_classifier(settings: ClassifySettings) -> tuple[Classifier, Model]:
@@ -56,13 +76,9 @@ def load_classifier(settings: ClassifySettings) -> tuple[Classifier, Model]:
 
 
 def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:
-    manifest = Manifest.parse(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
-    if manifest.kind != "classifier":
-        raise Rejected(Reason.WRONG_KIND, f"release {folder}: a {manifest.kind}, not a classifier")
+    manifest, model = _read_release(folder, "classifier")
     if manifest.labels != ("with_mask", "without_mask") or manifest.input.colour != "rgb" or manifest.input.width_px != manifest.input.height_px:
         raise Rejected(Reason.BAD_RELEASE, f"release {folder}: expected square rgb input and labels with_mask, without_mask")
-    model = _read(folder / MODEL_FILE, MAX_MODEL_BYTES)
-    manifest.check_model(model)
     try:
         session = Session(model, threads)
         check_golden(session, manifest)
@@ -73,18 +89,31 @@ def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:
     return classifier, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
 
 
-def check_golden(session: Session, manifest: Manifest) -> None:
+def check_golden(model: Session | RawNetwork, manifest: Manifest) -> None:
     """Raises Rejected unless the model gives the manifest's golden answers on this machine."""
     golden = manifest.golden
-    if list(golden.outputs) != session.outputs:
-        raise Rejected(Reason.WRONG_GOLDEN, f"the model's outputs are {session.outputs}, its manifest has answers for {list(golden.outputs)}")
+    unknown = set(golden.outputs) - set(model.outputs)
+    if unknown or not golden.outputs:
+        raise Rejected(Reason.WRONG_GOLDEN, f"golden test: the model's outputs are {model.outputs}, its manifest answers for {list(golden.outputs)}")
     images = np.frombuffer(golden.input_bytes(), np.uint8).reshape(golden.shape)
-    for (name, expected), answer in zip(golden.outputs.items(), session.run(images), strict=True):
+    answers = dict(zip(model.outputs, model.run(images), strict=True))
+    for name, expected in golden.outputs.items():
+        answer = answers[name]
         if answer.size != len(expected):
             raise Rejected(Reason.WRONG_GOLDEN, f"golden test: {name} has {answer.size} values, expected {len(expected)}")
         difference = float(np.abs(answer.ravel() - np.array(expected)).max())
         if not difference <= golden.tolerance:  # also when it is not a number
             raise Rejected(Reason.WRONG_GOLDEN, f"golden test: {name} differs by {difference:.1e}, at most {golden.tolerance:.0e}")
+
+
+def _read_release(folder: Path, kind: Literal["classifier", "detector"]) -> tuple[Manifest, bytes]:
+    """The manifest and the model of a release folder, the one being the other's."""
+    manifest = Manifest.parse(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+    if manifest.kind != kind:
+        raise Rejected(Reason.WRONG_KIND, f"release {folder}: a {manifest.kind}, not a {kind}")
+    model = _read(folder / MODEL_FILE, MAX_MODEL_BYTES)
+    manifest.check_model(model)
+    return manifest, model
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

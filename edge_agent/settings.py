@@ -59,13 +59,12 @@ class DetectSettings(_Section):
     """Finding faces."""
 
     model: str = "haar"
-    """`haar`, or the path of an ONNX file in YuNet's format."""
-    width_px: int = Field(default=640, ge=64, le=4096)
-    """Pictures are scaled down to this width before faces are looked for: wider sees smaller faces and takes longer."""
+    """`shipped`, `haar`, or the path of a detector's release folder or of an ONNX file in YuNet's format."""
     smallest_face_px: int = Field(default=24, ge=8, le=2000)
-    """Smaller faces (longer side, in pixels of the camera's picture) are passed over."""
-    score: float = Field(default=0.6, gt=0, lt=1)
-    """How sure a network must be that something is a face."""
+    """The smallest face that must be seen (longer side, in pixels of the camera's picture). Smaller ones are passed over, and pictures
+    are looked at no larger than it needs: twice the size is about a quarter of the time."""
+    score: float | None = Field(default=None, gt=0, lt=1)
+    """How sure a network must be that something is a face; its release's own threshold when empty."""
 
 
 class ClassifySettings(_Section):

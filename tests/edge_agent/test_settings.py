@@ -39,7 +39,7 @@ def test_a_file_and_the_environment_over_it(tmp_path: Path, monkeypatch: pytest.
         ("camera = 'front door'", "setting camera: "),
         ("telemetry_s = 0.5", "setting telemetry_s: "),
         ("[decide]\nvotes_needed = 2\nvotes_kept = 7", "more than half"),
-        ("[detect]\nwidth_px = 'wide'", "setting detect.width_px: "),
+        ("[detect]\nsmallest_face_px = 'wide'", "setting detect.smallest_face_px: "),
         ("this is no toml", "settings .*a.toml: "),
     ],
 )
