@@ -98,7 +98,7 @@ def sources(rows: list[dict[str, Any]], by: str) -> Plot | None:
     if not rows:
         return None
     names, groups = list(dict.fromkeys(r["name"] for r in rows)), list(dict.fromkeys(r[by] for r in rows))
-    with _plot(8, 1.6 + 0.28 * len(rows), "accuracy", "") as (plot, axes):
+    with _plot(8, 1.4 + 0.17 * len(rows), "accuracy", "") as (plot, axes):
         colours = [BLUE, ORANGE, "#3b8f5a", "#7a5ca8", "#a8842c", GREY]
         for number, row in enumerate(rows):
             y = names.index(row["name"]) + 0.18 * (groups.index(row[by]) - (len(groups) - 1) / 2)
