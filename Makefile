@@ -17,7 +17,8 @@ check: .venv/.dev  ## lint, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev  ## frames per second beside the classic loop and AIZOO, as JSON (needs the data pack)
+bench: .venv/.dev  ## latency of models; frames per second beside the classic loop and AIZOO; as JSON (needs the data pack)
+	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/clips.py
 
 docs: .venv/.dev  ## docs/protocol.md from the topics and messages

@@ -1,10 +1,14 @@
 """Fixtures that all tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rig import DATA, MOSQUITTO, ROOT, Mosquitto, missing
+
+# Small trainings on several threads wait for each other more than they work, here and in the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

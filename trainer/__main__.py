@@ -1,6 +1,5 @@
 """`maskfleet-trainer`: the commands. What a command does is in the module it calls."""
 
-import json
 import logging
 import sys
 from dataclasses import asdict
@@ -8,17 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from protocol.errors import FleetError, Reason, Rejected
+from trainer import lab
+from trainer.console import Json, err, follow, out, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Makes the fleet's models.")
-out, err = Console(), Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+lab.add_to(app)
 
 
 def main() -> None:
@@ -57,45 +53,37 @@ def models(as_json: Json = False) -> None:
             }
         )
     shown = ("name", "channels", "params", "macs", "flops", "size_bytes")
-    _show({"models": rows}, [{key: row[key] for key in shown} for row in rows], as_json)
+    show({"models": rows}, [{key: row[key] for key in shown} for row in rows], as_json)
 
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder with train/, val/ and, to be scored, test/.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder with train/, val/ and, to be scored, test/; or with with_mask/ and without_mask/, to be split.")
+    ],
     architecture: Annotated[str, typer.Option(help="Which architecture to train.")] = "door",
     name: Annotated[str, typer.Option(help="Name of the run and of its release.")] = "",
     epochs: Annotated[int, typer.Option(min=1)] = 60,
     seed: int = 0,
+    hold_out: Annotated[str, typer.Option(help="A source to learn nothing from; the test is then all its pictures.")] = "",
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:
     """Trains a classifier and writes runs/NAME with its configuration, metrics, weights and results."""
-    from trainer import results
-    from trainer import runs as run_folders
-    from trainer.data import read_folder
-    from trainer.models import ARCHITECTURES, MaskNet
-    from trainer.train import Recipe, fit
+    from trainer import job, results, splits
+    from trainer.models import ARCHITECTURES
+    from trainer.runs import Lineage
+    from trainer.train import Recipe
 
     if architecture not in ARCHITECTURES:
         raise Rejected(Reason.BAD_SETTING, f"architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
-    training, val = read_folder(data / "train"), read_folder(data / "val")
-    test = read_folder(data / "test") if (data / "test").is_dir() else None
-    for split in (training, val, *([test] if test else [])):
-        for file in split.unreadable:
-            err.print(f"left out, not a picture: {file}", highlight=False)
-    recipe = Recipe(epochs=epochs, seed=seed)
+    pictures = splits.read(data)
+    for file in pictures.unreadable:
+        err.print(f"left out, not a picture: {file}", highlight=False)
     name = name or f"{architecture}-{seed}"
-    config = run_folders.Config.new(name, architecture, ARCHITECTURES[architecture], recipe, data, training.sources)
-    network = _seeded(lambda: MaskNet(config.architecture), seed)
-    folder = runs / name
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err) as progress:
-        task = progress.add_task(name, total=epochs)
-        for epoch in run_folders.record(folder, config, network, fit(network, training, val, recipe)):
-            progress.update(task, advance=1, description=f"{name}: val {epoch.val_accuracy:.3f}")
-    found = results.find(network, val, test)
-    results.save(found, folder)
-    out.print(f"{folder}: threshold {found.threshold}, " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
+    lineage = Lineage(held_out=hold_out)
+    follow(name, epochs, job.run(job.Job(name, architecture, Recipe(epochs=epochs, seed=seed), lineage), pictures, data, runs))
+    found = results.load(runs / name)
+    out.print(f"{runs / name}: threshold {found.threshold}, " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
 
 
 @app.command()
@@ -121,19 +109,31 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Scores a release on face pictures, in all and for each source."""
+    import numpy as np
+
     from trainer import evaluate as evaluator
     from trainer import runtimes
-    from trainer.data import read_folder
+    from trainer.data import INCORRECT, read_folder, read_incorrect, resize
     from trainer.folder import read_release
 
     manifest, model = read_release(release, "classifier")
     pictures = read_folder(data)
     run = runtimes.onnx_runtime(model)
-    p_no_mask = runtimes.in_batches(run, pictures.images_NHWC)[:, evaluator.WITHOUT_MASK].astype(float)
-    report = evaluator.report(p_no_mask, pictures, manifest.threshold)
+
+    def p_of(images_NHWC: np.ndarray) -> np.ndarray:
+        resized_NHWC = np.stack([resize(image, manifest.input.width_px) for image in images_NHWC])
+        p: np.ndarray = runtimes.in_batches(run, resized_NHWC)[:, evaluator.WITHOUT_MASK].astype(float)
+        return p
+
+    report = evaluator.report(p_of(pictures.images_NHWC), pictures, manifest.threshold)
+    incorrect_NHWC = read_incorrect(data)
+    if len(incorrect_NHWC):
+        report[INCORRECT] = {"n": len(incorrect_NHWC), "called_without_mask": float((p_of(incorrect_NHWC) >= manifest.threshold).mean())}
     shown = ("n", "accuracy", "accuracy_low", "accuracy_high", "recall_with_mask", "recall_without_mask", "ece", "auroc")
     rows = [{"data": name, **{key: row[key] for key in shown}} for name, row in {"all": report, **report["by_source"]}.items()]
-    _show(report, rows, as_json)
+    show(report, rows, as_json)
+    if INCORRECT in report and not as_json:
+        out.print(f"{INCORRECT}: {report[INCORRECT]['n']}, of which {report[INCORRECT]['called_without_mask']:.1%} are called bare", highlight=False)
     for file in report["unreadable"]:
         err.print(f"left out, not a picture: {file}", highlight=False)
 
@@ -156,37 +156,7 @@ def measure(release: Annotated[Path, typer.Argument(help="Release folder.")], as
         "size_bytes": manifest.size_bytes,
     }
     rows: list[dict[str, Any]] = [{"runtime": name, **asdict(latency)} for name, latency in latencies.items()]
-    _show({**counts, "latency": {name: asdict(latency) for name, latency in latencies.items()}, "machine": measurer.machine()}, rows, as_json)
-
-
-def _seeded(make: Any, seed: int) -> Any:
-    import torch
-
-    torch.manual_seed(seed)
-    return make()
-
-
-def _show(document: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) -> None:
-    """The document as JSON, or its rows as a table."""
-    if as_json:
-        print(json.dumps(document))
-        return
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for key in rows[0]:
-        cells = [_cell(row[key]) for row in rows]
-        is_text = isinstance(rows[0][key], str | list)
-        table.add_column(key.replace("_", " "), justify="left" if is_text else "right", min_width=max(map(len, cells)))
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    out.print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "-".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
+    show({**counts, "latency": {name: asdict(latency) for name, latency in latencies.items()}, "machine": measurer.machine()}, rows, as_json)
 
 
 if __name__ == "__main__":

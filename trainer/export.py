@@ -3,10 +3,12 @@
 Normalisation, temperature and softmax are inside the graph, so training and camera cannot differ.
 """
 
+import copy
 import io
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from protocol.errors import DeviceError
 from protocol.release import Golden, Manifest
 from trainer import measure, runtimes
 from trainer.card import card, licence
-from trainer.models import INPUT_PX, LABELS, MaskNet, normalise
+from trainer.models import HALF_RANGE, LABELS, MaskNet
 from trainer.results import Results
 from trainer.runs import Config
 
@@ -33,15 +35,20 @@ CROP_MARGIN = 1.2
 
 
 class Deployed(nn.Module):
-    """What the camera runs: RGB bytes [N, 128, 128, 3] -> probabilities [N, 2]."""
+    """What the camera runs: RGB bytes [N, S, S, 3] -> probabilities [N, 2]."""
 
     def __init__(self, network: MaskNet, temperature: float) -> None:
         super().__init__()
-        self.network = network
+        self.network = copy.deepcopy(network)
         self.temperature = temperature
+        # The scale of `normalise` goes into the first weights, which spares a pass over the picture. Its offset cannot:
+        # the zeros around the picture must stay the mean.
+        first = self.network.features[0]
+        assert isinstance(first, nn.Conv2d), "every network begins with a convolution"
+        first.weight.data = first.weight.data / HALF_RANGE
 
     def forward(self, images_NHWC: Tensor) -> Tensor:
-        logits: Tensor = self.network(normalise(images_NHWC)) / self.temperature
+        logits: Tensor = self.network(images_NHWC.permute(0, 3, 1, 2).to(torch.float32) - HALF_RANGE) / self.temperature
         return logits.softmax(1)
 
 
@@ -61,16 +68,23 @@ def export(config: Config, network: MaskNet, results: Results, version: str, fol
     deployed = Deployed(network, results.temperature).eval()
     model = to_onnx(deployed)
     check_parity(deployed, model)
+    manifest = describe(config, network, results, version, model, golden(deployed))
+    write(manifest, model, folder)
+    return Release(manifest, model)
+
+
+def describe(config: Config, network: MaskNet, results: Results, version: str, model: bytes, answers: Golden) -> Manifest:
+    """The manifest of a run's model."""
     cost = measure.cost(network)
     architecture = config.architecture
-    manifest = Manifest(
+    return Manifest(
         kind="classifier",
         name=config.name,
         version=version,
         created=datetime.fromisoformat(config.created),
         digest=release.digest(model),
         size_bytes=len(model),
-        input=release.Input(width_px=INPUT_PX, height_px=INPUT_PX, colour="rgb", crop_margin=CROP_MARGIN),
+        input=release.Input(width_px=architecture.input_px, height_px=architecture.input_px, colour="rgb", crop_margin=CROP_MARGIN),
         labels=LABELS,
         threshold=results.threshold,
         unsure=results.unsure,
@@ -85,21 +99,24 @@ def export(config: Config, network: MaskNet, results: Results, version: str, fol
         ),
         scores=results.scores,
         sources=tuple(release.Source(name=name, pictures=n, licence=licence(name)) for name, n in config.pictures.items()),
-        golden=golden(deployed),
+        golden=answers,
     )
+
+
+def write(manifest: Manifest, model: bytes, folder: Path) -> None:
+    """Writes a release folder; the manifest goes last, for a folder without one is no release."""
     folder.mkdir(parents=True, exist_ok=True)
-    # The manifest goes last: a folder without one is no release.
     for name, data in ((release.MODEL_FILE, model), (release.CARD_FILE, card(manifest).encode()), (release.MANIFEST_FILE, manifest.encode())):
         part = folder / f"{name}.part"
         part.write_bytes(data)
         os.replace(part, folder / name)
-    return Release(manifest, model)
 
 
 def to_onnx(deployed: Deployed) -> bytes:
     """The network as one self-contained ONNX file, without paths or source lines of this machine."""
     buffer = io.BytesIO()
-    example = torch.zeros(2, INPUT_PX, INPUT_PX, 3, dtype=torch.uint8)
+    px = deployed.network.architecture.input_px
+    example = torch.zeros(2, px, px, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         # torch prefers its newer exporter, which writes local paths and source lines into the file.
         warnings.simplefilter("ignore")
@@ -123,7 +140,8 @@ def to_onnx(deployed: Deployed) -> bytes:
 
 def check_parity(deployed: Deployed, model: bytes) -> None:
     """Raises DeviceError unless ONNX Runtime and OpenCV answer as torch does."""
-    images = np.random.default_rng(0).integers(0, 256, (8, INPUT_PX, INPUT_PX, 3), np.uint8)
+    px = deployed.network.architecture.input_px
+    images = np.random.default_rng(0).integers(0, 256, (8, px, px, 3), np.uint8)
     with torch.no_grad():
         expected = deployed(torch.from_numpy(images)).numpy()
     with tempfile.TemporaryDirectory() as folder:
@@ -137,8 +155,17 @@ def check_parity(deployed: Deployed, model: bytes) -> None:
 
 def golden(deployed: Deployed) -> Golden:
     """The self-test of a release: the answers to pseudo-random pictures."""
-    question = Golden(seed="maskfleet", shape=(2, INPUT_PX, INPUT_PX, 3), outputs={}, tolerance=1e-3)
-    images = np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)
-    with torch.no_grad():
-        answers = deployed(torch.from_numpy(images.copy())).numpy().ravel()
+
+    def ask(images_NHWC: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            answers: np.ndarray = deployed(torch.from_numpy(images_NHWC.copy())).numpy()
+        return answers
+
+    return golden_answers(ask, deployed.network.architecture.input_px, tolerance=1e-3)
+
+
+def golden_answers(ask: Callable[[np.ndarray], np.ndarray], input_px: int, tolerance: float) -> Golden:
+    """The self-test of whatever answers [N, 2] to pictures [N, S, S, 3]."""
+    question = Golden(seed="maskfleet", shape=(2, input_px, input_px, 3), outputs={}, tolerance=tolerance)
+    answers = ask(np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)).ravel()
     return question.model_copy(update={"outputs": {"probabilities": tuple(round(float(a), 6) for a in answers)}})

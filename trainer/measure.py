@@ -11,7 +11,7 @@ import numpy as np
 import thop
 import torch
 
-from trainer.models import INPUT_PX, MaskNet
+from trainer.models import MaskNet
 
 WARM_UP, REPEATS = 10, 100
 
@@ -24,7 +24,7 @@ class Cost:
     params_zero: int
     """Weights of convolutions and linear layers that are zero; a fresh BatchNorm's zero bias is not sparsity."""
     macs: int
-    """As thop counts them for one 128x128 picture."""
+    """As thop counts them for one picture of the network's input size."""
 
     @property
     def params_nonzero(self) -> int:
@@ -48,7 +48,8 @@ class Latency:
 def cost(network: MaskNet) -> Cost:
     """Counts parameters and MACs of a network."""
     # thop leaves buffers behind in the modules that it visits, so it is given a copy.
-    macs, _ = thop.profile(copy.deepcopy(network).eval(), (torch.zeros(1, 3, INPUT_PX, INPUT_PX),), verbose=False)
+    px = network.architecture.input_px
+    macs, _ = thop.profile(copy.deepcopy(network).eval(), (torch.zeros(1, 3, px, px),), verbose=False)
     parameters = list(network.parameters())
     return Cost(
         params=sum(p.numel() for p in parameters),
@@ -62,10 +63,10 @@ def state_bytes(network: MaskNet) -> int:
     return sum(t.numel() * 4 for t in network.state_dict().values() if t.is_floating_point())
 
 
-def latencies(runs: dict[str, Callable[[], object]]) -> dict[str, Latency]:
+def latencies(runs: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, Latency]:
     """Latency of each call; they take turns, so that a busy moment of the machine meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(WARM_UP + REPEATS):
+    for turn in range(WARM_UP + repeats):
         for name, run in runs.items():
             start = time.perf_counter()
             run()

@@ -34,11 +34,14 @@ def find(network: MaskNet, val: Pictures, test: Pictures | None) -> Results:
     logits = predict(network, val)
     temperature = round(calibrate.temperature(logits, val.classes_N), 4)
     threshold = calibrate.threshold(p_no_mask(logits, temperature), val.classes_N)
-    scores = {}
-    if test is not None:
-        report = evaluate.report(p_no_mask(predict(network, test), temperature), test, threshold)
-        scores = {name: Score.model_validate(row) for name, row in {"test": report, **report["by_source"]}.items()}
-    return Results(temperature, threshold, calibrate.unsure_band(threshold), scores)
+    found = scores(p_no_mask(predict(network, test), temperature), test, threshold) if test is not None else {}
+    return Results(temperature, threshold, calibrate.unsure_band(threshold), found)
+
+
+def scores(p_no_mask_N: np.ndarray, test: Pictures, threshold: float) -> dict[str, Score]:
+    """What a manifest says of a test: in all, and of each source."""
+    report = evaluate.report(p_no_mask_N, test, threshold)
+    return {name: Score.model_validate(row) for name, row in {"test": report, **report["by_source"]}.items()}
 
 
 def p_no_mask(logits_N2: Tensor, temperature: float) -> np.ndarray:
@@ -59,7 +62,7 @@ def load(folder: Path) -> Results:
     """The results in a run's folder; raises Rejected when there are none."""
     try:
         raw = json.loads((folder / RESULTS_FILE).read_bytes())
-        scores = {name: Score.model_validate(row) for name, row in raw["scores"].items()}
-        return Results(raw["temperature"], raw["threshold"], (raw["unsure"][0], raw["unsure"][1]), scores)
+        read = {name: Score.model_validate(row) for name, row in raw["scores"].items()}
+        return Results(raw["temperature"], raw["threshold"], (raw["unsure"][0], raw["unsure"][1]), read)
     except (OSError, ValueError, KeyError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: no readable {RESULTS_FILE}; is the run finished? ({type(error).__name__})") from None

@@ -10,13 +10,31 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from protocol.errors import Reason, Rejected
 from trainer.models import Architecture, MaskNet
 from trainer.train import Epoch, Recipe
 
 CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE = "config.json", "metrics.csv", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a network's weights and its objective come from; runs by their names, empty where there is none."""
+
+    teacher: str = ""
+    """Who it was distilled from."""
+    start: str = ""
+    """Whose weights it was pruned from."""
+    ratio: float = 0.0
+    """Share of the channels that was pruned."""
+    steps: int = 1
+    """In how many steps they were pruned, each followed by training."""
+    features: bool = False
+    """Whether the teacher's features were taught beside its answers."""
+    held_out: str = ""
+    """The source whose pictures were kept for the test."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +50,19 @@ class Config:
     """Training pictures by source."""
     created: str
     threads: int
+    lineage: Lineage = Lineage()
 
     @classmethod
-    def new(cls, name: str, architecture_name: str, architecture: Architecture, recipe: Recipe, data: Path, sources: tuple[str, ...]) -> "Config":
+    def new(
+        cls,
+        name: str,
+        architecture_name: str,
+        architecture: Architecture,
+        recipe: Recipe,
+        data: Path,
+        sources: tuple[str, ...],
+        lineage: Lineage = Lineage(),
+    ) -> "Config":
         """The configuration of a run that starts now."""
         return cls(
             name=name,
@@ -45,13 +73,14 @@ class Config:
             pictures={source: sources.count(source) for source in sorted(set(sources))},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             threads=torch.get_num_threads(),
+            lineage=lineage,
         )
 
 
 def record(folder: Path, config: Config, network: MaskNet, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
     """Passes the epochs on while writing them down; at the end the weights are in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / CONFIG_FILE, json.dumps(asdict(config), indent=1).encode())
+    replace(folder / CONFIG_FILE, json.dumps(asdict(config), indent=1).encode())
     with (folder / METRICS_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Epoch.__dataclass_fields__)
@@ -65,10 +94,7 @@ def record(folder: Path, config: Config, network: MaskNet, epochs: Iterator[Epoc
 def load(folder: Path) -> tuple[Config, MaskNet]:
     """The finished run in a folder, its network ready to predict; raises Rejected when there is none."""
     try:
-        raw = json.loads((folder / CONFIG_FILE).read_bytes())
-        raw["architecture"] = Architecture(**{**raw["architecture"], "channels": tuple(raw["architecture"]["channels"])})
-        raw["recipe"] = Recipe(**raw["recipe"])
-        config = Config(**raw)
+        config = load_config(folder)
         network = MaskNet(config.architecture)
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except FileNotFoundError as error:
@@ -79,14 +105,23 @@ def load(folder: Path) -> tuple[Config, MaskNet]:
     return config, network
 
 
+def load_config(folder: Path) -> Config:
+    """How a run was made; raises OSError, ValueError, TypeError or KeyError when that cannot be read."""
+    raw = json.loads((folder / CONFIG_FILE).read_bytes())
+    tuples = {name: tuple(value) for name, value in raw["architecture"].items() if isinstance(value, list)}
+    raw["architecture"] = Architecture(**{**raw["architecture"], **tuples})
+    raw["recipe"] = Recipe(**raw["recipe"])
+    raw["lineage"] = Lineage(**raw.get("lineage", {}))
+    return Config(**raw)
+
+
 def save_weights(network: MaskNet, path: Path) -> None:
     """Writes the weights; a crash leaves the old file or the new one, never half of one."""
-    part = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, part)
-    os.replace(part, path)
+    replace(path, save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}))
 
 
-def _replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes) -> None:
+    """Writes a file as a whole or not at all."""
     part = path.with_suffix(".part")
     part.write_bytes(data)
     os.replace(part, path)

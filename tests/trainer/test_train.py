@@ -86,7 +86,13 @@ def test_batches_show_each_picture_once(data_folder: Path) -> None:
 
 
 def test_a_run_is_a_folder_without_pickle(run: Path) -> None:
-    assert sorted(path.name for path in run.iterdir()) == ["config.json", "metrics.csv", "results.json", "weights.safetensors"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.json",
+        "metrics.csv",
+        "predictions.csv",
+        "results.json",
+        "weights.safetensors",
+    ]
     config, own = runs.load(run)
     assert (config.name, config.architecture, config.pictures) == ("tiny", ARCHITECTURES["door-small"], {"unknown": 96})
     assert len((run / "metrics.csv").read_text().splitlines()) == 7
@@ -190,7 +196,7 @@ def test_a_corrupt_picture_is_named_and_training_goes_on(data_folder: Path, tmp_
     (copy / "train" / "with_mask" / "broken.png").write_bytes(b"\x89PNG nothing")
     done = trainer("train", copy, "--architecture", "small", "--epochs", 1, "--runs", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
-    assert "left out, not a picture: with_mask/broken.png" in done.stderr
+    assert "left out, not a picture: train/with_mask/broken.png" in done.stderr
     assert cv2.imread(str(copy / "train" / "with_mask" / "000.png")) is not None
 
 

@@ -1,0 +1,169 @@
+"""What an audit finds, and splits that it finds nothing in."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rig import DATA, missing
+from trainer_faces import draw_face, write_faces, write_splits
+
+from protocol.errors import Rejected
+from trainer import phash, splits
+from trainer.audit import audit
+from trainer.data import read_folder, read_incorrect
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "trainer", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+
+
+def photograph(seed: int) -> np.ndarray:
+    """A picture unlike any other: smooth noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    return cv2.resize(noise, (128, 128), interpolation=cv2.INTER_CUBIC)
+
+
+def write_photographs(folder: Path, per_class: int, copies: int = 1) -> Path:
+    """Each photograph `copies` times: as it is, then ever more compressed."""
+    seed = 0
+    for label in ("with_mask", "without_mask"):
+        (folder / label).mkdir(parents=True)
+        for number in range(per_class):
+            seed += 1
+            for copy in range(copies):
+                file = folder / label / f"{number:03}_{copy}.jpg"
+                cv2.imwrite(str(file), photograph(seed), [cv2.IMWRITE_JPEG_QUALITY, 95 - 20 * copy])
+    return folder
+
+
+def test_copies_are_found_however_they_were_changed() -> None:
+    image = photograph(1)
+    small = cv2.resize(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA), (128, 128))
+    light = np.clip(image.astype(int) + 20, 0, 255).astype(np.uint8)
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    pairs = phash.near_pairs(np.stack([image, photograph(2), small, light, mirrored, photograph(3)]))
+    assert {(i, j) for i, j, _ in pairs} == {(0, 2), (0, 3), (0, 4), (2, 3), (2, 4), (3, 4)}
+
+
+def test_groups_are_joined_over_several_steps() -> None:
+    groups = phash.groups(6, [(0, 1, 2), (1, 4, 2), (3, 5, 1)])
+    assert groups[0] == groups[1] == groups[4]
+    assert groups[3] == groups[5]
+    assert len(set(groups.tolist())) == 3
+
+
+def test_a_leak_is_found_and_ends_with_one(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        for label in ("with_mask", "without_mask"):
+            (tmp_path / split / label).mkdir(parents=True)
+            cv2.imwrite(str(tmp_path / split / label / "a.jpg"), photograph(10 * number + len(label)))
+    assert command("audit", tmp_path).returncode == 0
+    cv2.imwrite(str(tmp_path / "test" / "with_mask" / "copy.jpg"), cv2.imread(str(tmp_path / "train" / "with_mask" / "a.jpg"))[:, ::-1])
+    done = command("audit", tmp_path, "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert [(pair["one"], pair["other"]) for pair in found["leaks"]] == [("train/with_mask/a.jpg", "test/with_mask/copy.jpg")]
+    assert found["is_leaking"]
+
+
+def test_what_is_reported(tmp_path: Path) -> None:
+    write_photographs(tmp_path, per_class=3, copies=1)
+    cv2.imwrite(str(tmp_path / "without_mask" / "again.jpg"), photograph(1))
+    (tmp_path / "with_mask" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "index.csv").write_text(
+        "file,source,face_width_px\nwith_mask/000_0.jpg,web,40\nwith_mask/001_0.jpg,web,60\nwith_mask/002_0.jpg,web,50\n"
+    )
+    found = audit(tmp_path)
+    assert found.pictures == 7
+    assert found.unreadable == ("with_mask/broken.jpg",)
+    assert [(pair.one, pair.other) for pair in found.contradictions] == [("with_mask/000_0.jpg", "without_mask/again.jpg")]
+    assert found.leaks == ()
+    assert {"split": "all", "source": "web", "with_mask": 3, "without_mask": 0} in found.table
+    assert found.classes[0]["size_px"] == 50
+    assert found.classes[1]["size_px"] == 128
+
+
+def test_no_pictures_are_one_line(tmp_path: Path) -> None:
+    done = command("audit", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "no readable picture" in done.stderr
+
+
+def test_splits_keep_copies_together_and_repeat(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path, per_class=20, copies=3)
+    first, again, other = splits.read(folder, 1), splits.read(folder, 1), splits.read(folder, 2)
+    assert first.train.files == again.train.files != other.train.files
+    parts = {"train": first.train, "val": first.val, "test": first.test}
+    where = {file.rsplit("_", 1)[0]: name for name, part in parts.items() for file in part.files}
+    assert all(where[file.rsplit("_", 1)[0]] == name for name, part in parts.items() for file in part.files)
+    assert sum(map(len, parts.values())) == 120
+    assert 70 <= len(first.train) <= 98
+    assert len(first.val) >= 12 <= len(first.test)
+
+
+def test_the_third_class_is_left_out(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path, per_class=10)
+    (folder / "mask_weared_incorrect").mkdir()
+    cv2.imwrite(str(folder / "mask_weared_incorrect" / "a.jpg"), photograph(99))
+    pictures = splits.read(folder)
+    assert sum(map(len, (pictures.train, pictures.val, pictures.test))) == 20
+    assert read_incorrect(folder).shape == (1, 128, 128, 3)
+    assert read_incorrect(folder / "with_mask").shape == (0, 128, 128, 3)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    folder = write_photographs(tmp_path, per_class=10)
+    (folder / "with_mask" / "broken.jpg").write_bytes(b"")
+    assert splits.read(folder).unreadable == ("with_mask/broken.jpg",)
+
+
+def test_a_source_can_be_held_out(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path, n=6)
+    folders = [f"{split}/{label}" for split in splits.SHARES for label in ("with_mask", "without_mask")]
+    rows = [f"{own}/{n:03}.png,{'web' if n % 2 else 'door'}" for own in folders for n in range(6)]
+    (folder / "index.csv").write_text("\n".join(["file,source", *rows]))
+    pictures = splits.read(folder)
+    assert pictures.sources == ("door", "web")
+    fold = splits.without_source(pictures, "web")
+    assert set(fold.train.sources) == set(fold.val.sources) == {"door"}
+    assert set(fold.test.sources) == {"web"}
+    everything = [source for part in (pictures.train, pictures.val, pictures.test) for source in part.sources]
+    assert len(fold.test) == everything.count("web")
+    assert any(file.startswith("train/") for file in fold.test.files)
+    with pytest.raises(Rejected, match="no such source; there are door, web"):
+        splits.without_source(pictures, "shop")
+
+
+def test_train_without_val_is_refused(tmp_path: Path) -> None:
+    write_faces(tmp_path / "train", 2)
+    with pytest.raises(Rejected, match=r"no val/"):
+        splits.read(tmp_path)
+
+
+def test_too_few_pictures_to_split_are_refused(tmp_path: Path) -> None:
+    write_photographs(tmp_path, per_class=2)
+    with pytest.raises(Rejected, match="more pictures are needed"):
+        splits.read(tmp_path)
+
+
+def test_pictures_keep_their_class_and_source_when_selected(tmp_path: Path) -> None:
+    pictures = read_folder(write_faces(tmp_path, 3))
+    some = pictures.select(np.array([0, 5]))
+    assert some.files == (pictures.files[0], pictures.files[5])
+    assert some.classes_N.tolist() == [0, 1]
+    assert len(pictures.select(pictures.classes_N == 1)) == 3
+    assert draw_face(np.random.default_rng(0), has_mask=True).shape == some.images_NHWC.shape[1:]
+
+
+def test_the_data_pack_does_not_leak() -> None:
+    if not DATA.is_dir():
+        missing("the face-mask data pack (MASKFLEET_DATA, or shared/data beside the repository)")
+    found = audit(DATA / "faces")
+    assert found.pictures == 5300
+    assert found.leaks == ()
+    assert found.unreadable == ()

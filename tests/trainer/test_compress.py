@@ -1,0 +1,176 @@
+"""The whole study, small: its order, its interruption, its table, and what it says when something is wrong."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from trainer_faces import write_splits
+
+from protocol.errors import Rejected
+from trainer import job, runs
+from trainer.compress import Options, execute, plan
+from trainer.models import REFERENCES
+from trainer.splits import read
+from trainer.train import Epoch
+
+QUICK = ("--epochs", 1, "--door-epochs", 1, "--seeds", 0, "--students", "door-small")
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "trainer", *map(str, arguments)]
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Splits of two sources, which the index tells apart."""
+    folder = write_splits(tmp_path_factory.mktemp("data"), n=6)
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.png"))]
+    (folder / "index.csv").write_text("file,source\n" + "".join(f"{file},{'web' if n % 2 else 'door'}\n" for n, file in enumerate(files)))
+    return folder
+
+
+def test_the_plan_holds_every_run_after_what_it_needs() -> None:
+    steps = plan(Options(), ("a", "b", "c"))
+    names = [step.job.name for step in steps]
+    assert len(set(names)) == len(names) == 3 * (6 + 4 + 3) + 3 * 3 * 3
+    for number, step in enumerate(steps):
+        assert set(step.job.needs) <= set(names[:number])
+    assert {step.job.recipe.epochs for step in steps if step.job.architecture == "small"} == {30}
+
+
+def test_only_takes_what_is_needed_along() -> None:
+    steps = plan(Options(seeds=(0,), only=("pruned50-s0",)), ())
+    assert [step.job.name for step in steps] == ["teacher-s0", "pruned50-s0"]
+    assert {step.group for step in plan(Options(only=("folds",)), ("a", "b"))} == {"folds"}
+    with pytest.raises(Rejected, match="no such group"):
+        plan(Options(only=("nonsense",)), ())
+    with pytest.raises(Rejected, match="student 'nobody'"):
+        plan(Options(students=("nobody",)), ())
+
+
+def test_one_source_gives_no_folds() -> None:
+    assert not [step for step in plan(Options(), ("web",)) if step.group == "folds"]
+
+
+def test_killed_and_started_again_it_finishes(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "runs"
+    first = subprocess.Popen(command("compress", data, *QUICK, "--runs", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*/results.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}
+    assert finished
+    assert not (folder / "table.json").exists()
+
+    again = run("compress", data, *QUICK, "--runs", folder, "--json")
+    assert again.returncode == 0, again.stderr
+    assert all(path.stat().st_mtime_ns == at for path, at in finished.items()), "what was finished is not made again"
+    document = json.loads(again.stdout)
+    rows = {row["name"]: row for row in document["models"]}
+    assert set(REFERENCES) <= set(rows)
+    assert len(rows) == 6 + 4 + 2
+    assert [rows[name]["params"] for name in REFERENCES] == [93_954, 53_186, 6_210, 45_195, 23_938, 8_556]
+    assert rows["pruned70"]["macs"] == 18_005_618
+    assert rows["pruned70"]["flops"] == 2 * 18_005_618
+    assert rows["small"]["size_bytes"] < 30_000
+    assert 0 < rows["small"]["onnxruntime_ms"] < rows["teacher"]["onnxruntime_ms"]
+    assert 0 <= rows["small"]["accuracy_mean"] <= 1
+    assert rows["small"]["how"] == "distilled from teacher with features"
+    assert rows["small-pruned"]["how"] == "pruned 75% of teacher, fine-tuned"
+    assert {(row["name"], row["held_out"]) for row in document["folds"]} == {(n, s) for n in ("sight", "door-small") for s in ("door", "web")}
+    assert document["machine"]["threads"] == 1
+    assert (folder / "report.html").stat().st_size > 10_000
+
+    other = run("compress", data, *QUICK, "--epochs", 2, "--runs", folder)
+    assert other.returncode == 1
+    assert "made with other settings" in other.stderr
+
+
+def test_it_counts_an_interrupted_run_as_not_made(tmp_path: Path, data: Path) -> None:
+    steps = plan(Options(epochs=2, seeds=(0,), only=("small-scratch-s0",)), ())
+    pictures = read(data)
+
+    def interrupted(name: str, total: int, epochs: object) -> None:
+        next(epochs)
+        raise KeyboardInterrupt
+
+    def whole(name: str, total: int, epochs: object) -> None:
+        assert all(isinstance(epoch, Epoch) for epoch in epochs)
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(steps, pictures, data, tmp_path, interrupted)
+    assert not job.is_complete(tmp_path / "small-scratch-s0")
+    with pytest.raises(Rejected, match="not a finished run"):
+        runs.load(tmp_path / "small-scratch-s0")
+    assert execute(steps, pictures, data, tmp_path, whole) == ("small-scratch-s0",)
+    assert execute(steps, pictures, data, tmp_path, whole) == ()
+
+
+@pytest.mark.parametrize("trouble", ["corrupt", "empty class", "one class", "missing"])
+def test_bad_data_is_one_line(tmp_path: Path, trouble: str) -> None:
+    data = tmp_path / "faces"
+    if trouble != "missing":
+        write_splits(data, n=4)
+    if trouble == "corrupt":
+        (data / "train" / "with_mask" / "000.png").write_bytes(b"\x89PNG broken")
+    elif trouble == "empty class":
+        for path in (data / "val" / "without_mask").iterdir():
+            path.unlink()
+    elif trouble == "one class":
+        (data / "train" / "without_mask").rename(tmp_path / "elsewhere")
+    done = run("compress", data, *QUICK, "--runs", tmp_path / "runs")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert str(data) in done.stderr
+
+
+def test_a_corrupt_picture_can_be_left_out(tmp_path: Path) -> None:
+    data = write_splits(tmp_path / "faces", n=4)
+    (data / "test" / "with_mask" / "000.png").write_bytes(b"")
+    done = run("compress", data, *QUICK, "--only", "small-scratch-s0", "--runs", tmp_path / "runs", "--skip-unreadable", "--no-measure")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """The file size that a process may write stands in for the disk's: writing the weights fails in the same place."""
+    data = write_splits(tmp_path / "faces", n=4)
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))
+
+    only = ("--only", "small-scratch-s0", "--runs", tmp_path / "runs")
+    done = run("compress", data, *QUICK, *only, preexec_fn=limit, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "small-scratch-s0" / "weights.safetensors").exists()
+    assert run("compress", data, *QUICK, *only, "--no-measure").returncode == 0
+
+
+def test_a_flat_folder_does_as_well(tmp_path: Path) -> None:
+    data = tmp_path / "faces"
+    for label, seed in (("with_mask", 0), ("without_mask", 100)):
+        (data / label).mkdir(parents=True)
+        for number in range(12):
+            noise = np.random.default_rng(seed + number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+            cv2.imwrite(str(data / label / f"{number}.png"), cv2.resize(noise, (100, 100)))
+    done = run("train", data, "--architecture", "door-small", "--epochs", 1, "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    answers = job.load_predictions(tmp_path / "runs" / "door-small-0")
+    assert set(answers.splits) == {"val", "test"}

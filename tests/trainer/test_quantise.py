@@ -1,0 +1,62 @@
+"""Eight bits: the same answers, the same bytes, and kept only when that helps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainer_faces import write_splits
+
+from protocol.release import Golden
+from trainer import export, job, quantise, results, runs, runtimes, splits
+from trainer.folder import read_release
+from trainer.train import Recipe
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_splits(tmp_path_factory.mktemp("data"), n=24)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    list(job.run(job.Job("tiny", "door-small", Recipe(epochs=5, batch=8, learning_rate=0.01)), splits.read(data), data, folder))
+    return folder / "tiny"
+
+
+def test_the_answers_stay_and_the_bytes_repeat(trained: Path, data: Path, tmp_path: Path) -> None:
+    _, network = runs.load(trained)
+    images = splits.read(data).test.images_NHWC
+    plain = export.to_onnx(export.Deployed(network, 1.0).eval())
+    small = quantise.quantise(plain, images)
+    assert small == quantise.quantise(plain, images)
+    assert len(small) < len(plain) / 2
+    path = tmp_path / "model.onnx"
+    path.write_bytes(small)
+    with torch.no_grad():
+        expected = export.Deployed(network, 1.0).eval()(torch.from_numpy(images)).numpy()
+    assert np.abs(runtimes.onnx_runtime(path)(images) - expected).mean() < 0.05
+    assert str(tmp_path).encode() not in small
+    assert b"/tmp" not in small
+
+
+def test_it_is_written_only_where_it_helps(trained: Path, data: Path, tmp_path: Path) -> None:
+    config, network = runs.load(trained)
+    compared = quantise.make(config, network, results.load(trained), splits.read(data), "1", tmp_path / "release")
+    assert (tmp_path / "release" / "manifest.json").exists() == compared.is_kept
+    if compared.is_kept:
+        manifest, model = read_release(tmp_path / "release", "classifier")
+        assert manifest.name == "tiny-int8"
+        golden = Golden(**manifest.golden.model_dump())
+        question = np.frombuffer(golden.input_bytes(), np.uint8).reshape(golden.shape)
+        answers = runtimes.onnx_runtime(model)(question).ravel()
+        assert np.abs(answers - np.array(golden.outputs["probabilities"])).max() <= golden.tolerance
+
+
+@pytest.mark.parametrize(
+    ("int8_ms", "int8_accuracy", "is_kept"),
+    [(0.5, 0.990, True), (0.5, 0.980, False), (1.5, 0.990, False), (1.0, 0.990, False), (0.5, 0.9885, True)],
+)
+def test_kept_means_faster_and_not_worse(int8_ms: float, int8_accuracy: float, is_kept: bool) -> None:
+    assert quantise.Comparison(1.0, int8_ms, 0.99, int8_accuracy, 1000, 300).is_kept is is_kept

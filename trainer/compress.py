@@ -1,0 +1,158 @@
+"""The whole study as an ordered list of runs: the references, the ablation, and the door's own models with each source held out once.
+
+A run that is finished is skipped, so whatever was interrupted is finished by starting it again. Several processes may
+share a folder: each run is made by the first that comes to it.
+"""
+
+import fcntl
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO
+
+from protocol.errors import Reason, Rejected
+from trainer import job, runs
+from trainer.job import FINE_TUNING_RATE, Job
+from trainer.models import ARCHITECTURES, REFERENCES
+from trainer.runs import Lineage
+from trainer.splits import Splits
+from trainer.train import Epoch, Recipe
+
+log = logging.getLogger(__name__)
+
+RATIOS = {"pruned30": 0.3, "pruned50": 0.5, "pruned70": 0.7}
+SMALL_RATIO = 0.75
+"""The teacher pruned by this has exactly the shape of small."""
+TEACHER = "sight"
+GROUPS = ("references", "ablation", "door", "folds")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long, how often, and which."""
+
+    epochs: int = 30
+    """Of every reference and of every arm of the ablation alike."""
+    door_epochs: int = 60
+    seeds: tuple[int, ...] = (0, 1, 2)
+    students: tuple[str, ...] = ("door-96", "patch-deep")
+    bfloat16: bool = False
+    only: tuple[str, ...] = ()
+    """Groups, or patterns of run names; what they need is made as well. Empty: all."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of the study."""
+
+    group: str
+    job: Job
+
+
+def plan(options: Options, sources: tuple[str, ...]) -> tuple[Step, ...]:
+    """All runs in the order in which they can be made; sources are held out one by one when there are several.
+
+    Raises Rejected for an unknown student or a pattern that no run matches.
+    """
+    possible = [name for name in ARCHITECTURES if name not in (*REFERENCES, TEACHER)]
+    unknown = [name for name in options.students if name not in possible]
+    if unknown:
+        raise Rejected(Reason.BAD_SETTING, f"student {unknown[0]!r}: choose of {', '.join(possible)}")
+    steps = [step for seed in options.seeds for step in (*_references(options, seed), *_ablation(options, seed))]
+    for seed in options.seeds:
+        steps += _door(options, seed, held_out="")
+    for seed in options.seeds:
+        for source in sources if len(sources) > 1 else ():
+            steps += _door(options, seed, held_out=source)
+    return _chosen(steps, options.only) if options.only else tuple(steps)
+
+
+def execute(
+    steps: tuple[Step, ...], splits: Splits, data: Path, folder: Path, follow: Callable[[str, int, Iterator[Epoch]], None]
+) -> tuple[str, ...]:
+    """Makes all runs that are not finished, in order; the names of those that it made.
+
+    `follow` is given each training's name, its epochs and the trainings themselves, and runs them. Raises Rejected
+    when a finished run was made with other settings.
+    """
+    made = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, step in enumerate(steps, 1):
+        here = folder / step.job.name
+        here.mkdir(exist_ok=True)
+        with _alone(here / ".lock"):
+            if job.is_complete(here):
+                _check_settings(here, step.job)
+                continue
+            log.info("%d of %d: %s", number, len(steps), step.job.name)
+            follow(f"{number}/{len(steps)} {step.job.name}", step.job.recipe.epochs, job.run(step.job, splits, data, folder))
+            made.append(step.job.name)
+    return tuple(made)
+
+
+def _references(options: Options, seed: int) -> list[Step]:
+    """The six models of the original study: one teacher, two distilled students, three pruned."""
+    recipe = Recipe(epochs=options.epochs, seed=seed, bfloat16=options.bfloat16)
+    mend = replace(recipe, learning_rate=FINE_TUNING_RATE)
+    teacher = f"teacher-s{seed}"
+    jobs = [Job(teacher, "teacher", recipe)]
+    jobs += [Job(f"{name}-s{seed}", name, recipe, Lineage(teacher=teacher, features=True)) for name in ("medium", "small")]
+    jobs += [Job(f"{name}-s{seed}", name, mend, Lineage(teacher=teacher, start=teacher, ratio=ratio)) for name, ratio in RATIOS.items()]
+    return [Step("references", one) for one in jobs]
+
+
+def _ablation(options: Options, seed: int) -> list[Step]:
+    """Five ways to small at equal epochs; the second, distilled from a random start, is the reference `small`."""
+    recipe = Recipe(epochs=options.epochs, seed=seed, bfloat16=options.bfloat16)
+    mend = replace(recipe, learning_rate=FINE_TUNING_RATE)
+    teacher = f"teacher-s{seed}"
+    start = Lineage(start=teacher, ratio=SMALL_RATIO)
+    ways = {
+        "scratch": (recipe, Lineage()),
+        "pruned": (mend, start),
+        "pruned-distilled": (mend, replace(start, teacher=teacher)),
+        "distilled-from-pruned": (recipe, replace(start, teacher=teacher, features=True)),
+    }
+    return [Step("ablation", Job(f"small-{way}-s{seed}", "small", own, lineage)) for way, (own, lineage) in ways.items()]
+
+
+def _door(options: Options, seed: int, held_out: str) -> list[Step]:
+    """The teacher with sight and its students."""
+    recipe = Recipe(epochs=options.door_epochs, seed=seed, bfloat16=options.bfloat16)
+    end = f"-without-{held_out}-s{seed}" if held_out else f"-s{seed}"
+    teacher = f"{TEACHER}{end}"
+    jobs = [Job(teacher, TEACHER, recipe, Lineage(held_out=held_out))]
+    jobs += [Job(f"{name}{end}", name, recipe, Lineage(teacher=teacher, features=True, held_out=held_out)) for name in options.students]
+    return [Step("folds" if held_out else "door", one) for one in jobs]
+
+
+def _chosen(steps: list[Step], only: tuple[str, ...]) -> tuple[Step, ...]:
+    for pattern in only:
+        if not any(pattern == step.group or fnmatch(step.job.name, pattern) for step in steps):
+            raise Rejected(Reason.BAD_SETTING, f"--only {pattern}: no such group ({', '.join(GROUPS)}) and no such run")
+    wanted = {step.job.name for step in steps for pattern in only if pattern == step.group or fnmatch(step.job.name, pattern)}
+    for step in reversed(steps):  # what is needed stands before what needs it
+        if step.job.name in wanted:
+            wanted |= set(step.job.needs)
+    return tuple(step for step in steps if step.job.name in wanted)
+
+
+def _check_settings(here: Path, wanted: Job) -> None:
+    config, _ = runs.load(here)
+    if (config.recipe, config.lineage) != (wanted.recipe, wanted.lineage):
+        raise Rejected(
+            Reason.BAD_SETTING,
+            f"{here}: was made with other settings (epochs {config.recipe.epochs}, asked for {wanted.recipe.epochs}); "
+            "ask for the same, give another --runs, or remove it",
+        )
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[IO[str]]:
+    """Waits until no other process makes this run; a process that dies lets go."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file

@@ -1,0 +1,51 @@
+"""What the commands print: one JSON document, or tables for a person; progress and warnings go to stderr."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from trainer.train import Epoch  # torch takes seconds to import, and `--help` needs none of it
+
+out, err = Console(), Console(stderr=True)
+if not out.is_terminal:
+    out = Console(width=180)  # a table in a file or a pipe is not squeezed
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def show(document: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) -> None:
+    """The document as JSON, or its rows as a table."""
+    if as_json:
+        print(json.dumps(document))
+    elif rows:
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        for key in rows[0]:
+            cells = [_cell(row[key]) for row in rows]
+            is_text = isinstance(rows[0][key], str | list)
+            table.add_column(key.replace("_", " "), justify="left" if is_text else "right", min_width=max(map(len, cells)))
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        out.print(table)
+
+
+def follow(name: str, total: int, epochs: Iterator["Epoch"]) -> None:
+    """Runs a training to its end, with a bar."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(name, total=total)
+        for epoch in epochs:
+            progress.update(task, advance=1, description=f"{name}: val {epoch.val_accuracy:.3f}")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)

@@ -1,0 +1,137 @@
+"""One network to be made, from nothing or from others, and making it: the run folder is complete when its results are in it."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from protocol.errors import Reason, Rejected
+from trainer import results, runs
+from trainer.data import Pictures
+from trainer.distil import Teaching, distillation
+from trainer.models import ARCHITECTURES, Architecture, MaskNet
+from trainer.prune import prune_in_steps, pruned
+from trainer.runs import Lineage
+from trainer.splits import Splits, without_source
+from trainer.train import Epoch, Recipe, fit, predict
+
+PREDICTIONS_FILE = "predictions.csv"
+FINE_TUNING_RATE = 1e-3
+"""Learning rate of a network that was pruned and is to be mended, not made anew."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make; teacher and start are names of other runs in the same folder."""
+
+    name: str
+    architecture: str
+    recipe: Recipe
+    lineage: Lineage = field(default_factory=Lineage)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The runs that must be finished before."""
+        return tuple(sorted({self.lineage.teacher, self.lineage.start} - {""}))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run answered to pictures that it did not learn from."""
+
+    splits: tuple[str, ...]
+    """`val` or `test`, of each picture."""
+    files: tuple[str, ...]
+    sources: tuple[str, ...]
+    classes_N: NDArray[np.int64]
+    logits_N2: NDArray[np.float64]
+    """Before the temperature."""
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a run has ended; results are written last."""
+    return (folder / results.RESULTS_FILE).is_file()
+
+
+def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
+    """Makes the network in `folder`/NAME, epoch by epoch; afterwards the folder is complete.
+
+    Raises Rejected when a teacher or start is missing, or when the start cannot be pruned to this architecture.
+    """
+    here = folder / job.name
+    (here / results.RESULTS_FILE).unlink(missing_ok=True)  # what is made again is not finished
+    if job.lineage.held_out:
+        splits = without_source(splits, job.lineage.held_out)
+    architecture = _architecture(job, folder)
+    config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, splits.train.sources, job.lineage)
+    torch.manual_seed(job.recipe.seed)
+    network = MaskNet(architecture)
+    objective = _objective(job, folder)
+
+    def learn() -> Iterator[Epoch]:
+        if not job.lineage.start:
+            yield from fit(network, splits.train, splits.val, job.recipe, objective)
+            return
+        _, start = runs.load(folder / job.lineage.start)
+        number, recipe = 0, replace(job.recipe, epochs=max(1, job.recipe.epochs // job.lineage.steps))
+        for smaller in prune_in_steps(start, job.lineage.ratio, job.lineage.steps):
+            for epoch in fit(smaller, splits.train, splits.val, recipe, objective):
+                number += 1
+                yield replace(epoch, number=number)
+            last = smaller
+        network.load_state_dict(last.state_dict(), strict=True)
+
+    yield from runs.record(here, config, network, learn())
+    network.eval()
+    _save_predictions(network, {"val": splits.val, "test": splits.test}, here)
+    results.save(results.find(network, splits.val, splits.test if len(splits.test) else None), here)
+
+
+def _architecture(job: Job, folder: Path) -> Architecture:
+    if job.lineage.start:
+        config, _ = runs.load(folder / job.lineage.start)
+        return pruned(config.architecture, job.lineage.ratio)
+    if job.architecture not in ARCHITECTURES:
+        raise Rejected(Reason.BAD_SETTING, f"architecture {job.architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[job.architecture]
+
+
+def _objective(job: Job, folder: Path) -> Callable[..., torch.Tensor] | None:
+    if not job.lineage.teacher:
+        return None
+    _, teacher = runs.load(folder / job.lineage.teacher)
+    return distillation(teacher, Teaching(feature_weight=1.0 if job.lineage.features else 0.0, label_smoothing=job.recipe.label_smoothing))
+
+
+def _save_predictions(network: MaskNet, parts: dict[str, Pictures], folder: Path) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("split", "file", "source", "class", "logit_with_mask", "logit_without_mask"))
+    for name, pictures in parts.items():
+        if len(pictures):
+            logits = predict(network, pictures).tolist()
+            writer.writerows(
+                (name, f, s, int(c), *row) for f, s, c, row in zip(pictures.files, pictures.sources, pictures.classes_N, logits, strict=True)
+            )
+    runs.replace(folder / PREDICTIONS_FILE, text.getvalue().encode())
+
+
+def load_predictions(folder: Path) -> Predictions:
+    """What a finished run answered; raises Rejected when that cannot be read."""
+    try:
+        with (folder / PREDICTIONS_FILE).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return Predictions(
+            splits=tuple(row["split"] for row in rows),
+            files=tuple(row["file"] for row in rows),
+            sources=tuple(row["source"] for row in rows),
+            classes_N=np.array([int(row["class"]) for row in rows]),
+            logits_N2=np.array([(float(row["logit_with_mask"]), float(row["logit_without_mask"])) for row in rows]).reshape(-1, 2),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: no readable {PREDICTIONS_FILE} ({type(error).__name__})") from None
