@@ -16,7 +16,7 @@ YUNET_STRIDE = 32
 """Both sides of a YuNet input are multiples of its largest stride."""
 YUNET_SCORE = 0.6
 """For a network that comes without a manifest."""
-RESOLVED_PX = 12
+RESOLVED_PX = 24
 """A face of this size in the network's input is found nearly as surely as a larger one: docs/detectors.md."""
 NARROWEST_PX = 480
 """Below this width there is little time to gain and much to miss."""
@@ -32,7 +32,7 @@ class HaarDetector:
     """OpenCV's `haarcascade_frontalface_default` (Viola and Jones, 2001). Slow, and blind to most masked faces: a reference."""
 
     def __init__(self, smallest_face_px: int) -> None:
-        """Faces under `smallest_face_px` of the picture are not looked for."""
+        """Pictures are looked at no larger than a face of `smallest_face_px` needs."""
         self._cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
         if self._cascade.empty():
             raise DeviceError("OpenCV's cascade file is missing; install opencv-python-headless below version 5")
@@ -41,8 +41,7 @@ class HaarDetector:
     def __call__(self, frame: Frame) -> tuple[Face, ...]:
         """The faces, each with a score of 1: the cascade gives none."""
         small, scale = _shrink(frame.image_HWC, input_width(frame.image_HWC.shape[1], self._smallest_face_px))
-        smallest = max(20, round(self._smallest_face_px * scale))
-        boxes = self._cascade.detectMultiScale(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), 1.1, 4, minSize=(smallest, smallest))
+        boxes = self._cascade.detectMultiScale(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), 1.1, 4, minSize=(RESOLVED_PX, RESOLVED_PX))
         return tuple(Face(Box(x / scale, y / scale, w / scale, h / scale), 1.0) for x, y, w, h in np.asarray(boxes, float).reshape(-1, 4).tolist())
 
 
@@ -71,8 +70,7 @@ class YuNetDetector:
             raise DeviceError(f"the detector failed: {_first_line(error)}") from None
         if rows is None:
             return ()
-        faces = (Face(Box(x / scale, y / scale, w / scale, h / scale), s) for x, y, w, h, s in rows[:, [0, 1, 2, 3, 14]].tolist())
-        return tuple(face for face in faces if face.box.size >= self._smallest_face_px)
+        return tuple(Face(Box(x / scale, y / scale, w / scale, h / scale), s) for x, y, w, h, s in rows[:, [0, 1, 2, 3, 14]].tolist())
 
 
 class RawNetwork:

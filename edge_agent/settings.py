@@ -60,9 +60,9 @@ class DetectSettings(_Section):
 
     model: str = "haar"
     """`shipped`, `haar`, or the path of a detector's release folder or of an ONNX file in YuNet's format."""
-    smallest_face_px: int = Field(default=24, ge=8, le=2000)
-    """The smallest face that must be seen (longer side, in pixels of the camera's picture). Smaller ones are passed over, and pictures
-    are looked at no larger than it needs: twice the size is about a quarter of the time."""
+    smallest_face_px: int = Field(default=48, ge=8, le=2000)
+    """The smallest face that must be seen (shorter side, in pixels of the camera's picture). Pictures are looked at no larger than it
+    needs: twice the size is about a quarter of the time."""
     score: float | None = Field(default=None, gt=0, lt=1)
     """How sure a network must be that something is a face; its release's own threshold when empty."""
 
