@@ -1,0 +1,158 @@
+"""fit_detector(): teaches a student what the teacher and the annotators see, from endless scenes, one checkpoint after another."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from protocol.errors import Reason, Rejected
+from trainer.detector_data import Library, Scene
+from trainer.detector_loss import Targets, detection_loss, priors
+from trainer.detector_net import SIZES, DetectorNet
+from trainer.detector_paint import SIZE_PX
+from trainer.detector_scene import make_scene
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+STATE_FILE = "state.pt"
+METRICS_FILE = "metrics.csv"
+
+
+@dataclass(frozen=True)
+class DetectorRecipe:
+    """How to train; with the same seed, data and thread count the result is the same to the bit."""
+
+    size: str = "medium"
+    steps: int = 16_000
+    batch: int = 32
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands."""
+
+    step: int
+    losses: dict[str, float]
+    """Means since the last report: cls, obj, box, kps."""
+
+
+class _Batches(Dataset[tuple[Tensor, ...]]):
+    """Batch number i, made from the seed and i alone: a training that is resumed sees what it would have seen."""
+
+    def __init__(self, library: Library, recipe: DetectorRecipe) -> None:
+        self._library, self._recipe = library, recipe
+
+    def __len__(self) -> int:
+        return self._recipe.steps
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        rngs = (np.random.default_rng([self._recipe.seed, index, number]) for number in range(self._recipe.batch))
+        return _stack([make_scene(self._library, rng) for rng in rngs])
+
+
+def _stack(scenes: list[Scene]) -> tuple[Tensor, ...]:
+    """Pictures [N, H, W, 3] and, one row a region: picture, box, landmarks, whether it is a face."""
+    counts = [len(scene.boxes_M4) for scene in scenes]
+    return (
+        torch.from_numpy(np.stack([scene.image_HWC for scene in scenes])),
+        torch.from_numpy(np.repeat(np.arange(len(scenes)), counts)),
+        torch.from_numpy(np.concatenate([scene.boxes_M4 for scene in scenes])),
+        torch.from_numpy(np.concatenate([scene.landmarks_M10 for scene in scenes])),
+        torch.from_numpy(np.concatenate([scene.is_face_M for scene in scenes])),
+    )
+
+
+def targets_of(picture_M: Tensor, boxes_M4: Tensor, landmarks_M10: Tensor, is_face_M: Tensor) -> Targets:
+    """The rows of a batch as faces and regions to ignore."""
+    return Targets(picture_M[is_face_M], boxes_M4[is_face_M], landmarks_M10[is_face_M], picture_M[~is_face_M], boxes_M4[~is_face_M])
+
+
+def _one_thread(_worker: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def fit_detector(library: Library, recipe: DetectorRecipe, run: Path, report_every: int = 100, save_every: int = 500) -> Iterator[Progress]:
+    """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
+
+    AdamW, one learning-rate cycle, moving average of the weights, as for the classifier. Scenes are made in one more process.
+    Raises Rejected when `run` holds a training with another recipe.
+    """
+    _check_run(run, recipe)
+    torch.manual_seed(recipe.seed)
+    network = DetectorNet(SIZES[recipe.size]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
+    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
+    start = _load_state(run, parts)
+    rest = range(start, recipe.steps)
+    batches = DataLoader(_Batches(library, recipe), batch_size=None, sampler=rest, num_workers=1, prefetch_factor=4, worker_init_fn=_one_thread)
+    places = priors(SIZE_PX)
+    sums: dict[str, float] = {}
+    network.train()
+    for step, (images_NHWC, *rows) in enumerate(batches, start + 1):
+        images = (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+        loss, losses = detection_loss(network(images), places, targets_of(*rows), SIZE_PX)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(network)
+        sums = {name: sums.get(name, 0.0) + value / report_every for name, value in losses.items()}
+        if step % save_every == 0 or step == recipe.steps:
+            _save_state(run, step, parts, average)
+        if step % report_every == 0:
+            yield Progress(step, sums)
+            sums = {}
+
+
+def _check_run(run: Path, recipe: DetectorRecipe) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    config = run / CONFIG_FILE
+    wanted = json.dumps(asdict(recipe), indent=1)
+    if config.exists() and config.read_text() != wanted:
+        raise Rejected(Reason.BAD_INPUT, f"{run}: holds a training with other settings; name another folder, or the same settings to go on")
+    config.write_text(wanted)
+
+
+def _save_state(run: Path, step: int, parts: dict[str, object], average: AveragedModel) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in average.module.state_dict().items()}
+    save_file(weights, run / WEIGHTS_FILE)
+    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, run / (STATE_FILE + ".part"))  # type: ignore[attr-defined]
+    (run / (STATE_FILE + ".part")).replace(run / STATE_FILE)
+
+
+def _load_state(run: Path, parts: dict[str, object]) -> int:
+    """Puts a checkpoint into the parts; returns how many steps it had made, 0 without one."""
+    if not (run / STATE_FILE).exists():
+        return 0
+    state = torch.load(run / STATE_FILE, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])  # type: ignore[attr-defined]
+    return int(state["step"])
+
+
+def load_network(run: Path) -> DetectorNet:
+    """The averaged network of a run; raises Rejected when the folder holds none."""
+    try:
+        size = json.loads((run / CONFIG_FILE).read_bytes())["size"]
+        network = DetectorNet(SIZES[size])
+        network.load_state_dict(load_file(run / WEIGHTS_FILE))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{run}: holds no trained detector ({str(error).splitlines()[0][:120]})") from None
+    return network.eval()
