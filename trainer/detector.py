@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,6 @@ from trainer.detector_scene import make_scene
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "state.pt"
-METRICS_FILE = "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class DetectorRecipe:
     batch: int = 32
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
-    ema_decay: float = 0.999
+    ema_share: float = 0.1
+    """Horizon of the weights' moving average, as a share of the steps."""
     seed: int = 0
 
 
@@ -91,10 +92,11 @@ def fit_detector(library: Library, recipe: DetectorRecipe, run: Path, report_eve
     AdamW, one learning-rate cycle, moving average of the weights, as for the classifier. Scenes are made in one more process.
     Raises Rejected when `run` holds a training with another recipe.
     """
-    _check_run(run, recipe)
+    _check_run(run, recipe, library.pictures)
     torch.manual_seed(recipe.seed)
     network = DetectorNet(SIZES[recipe.size]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    decay = 1 - 1 / max(2.0, recipe.ema_share * recipe.steps)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
     parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
@@ -121,13 +123,16 @@ def fit_detector(library: Library, recipe: DetectorRecipe, run: Path, report_eve
             sums = {}
 
 
-def _check_run(run: Path, recipe: DetectorRecipe) -> None:
+def _check_run(run: Path, recipe: DetectorRecipe, pictures: dict[str, int]) -> None:
     run.mkdir(parents=True, exist_ok=True)
-    config = run / CONFIG_FILE
-    wanted = json.dumps(asdict(recipe), indent=1)
-    if config.exists() and config.read_text() != wanted:
-        raise Rejected(Reason.BAD_INPUT, f"{run}: holds a training with other settings; name another folder, or the same settings to go on")
-    config.write_text(wanted)
+    wanted = {"kind": "detector", "recipe": asdict(recipe), "pictures": pictures, "threads": torch.get_num_threads()}
+    if (run / CONFIG_FILE).exists():
+        held = json.loads((run / CONFIG_FILE).read_bytes())
+        if {name: held.get(name) for name in wanted} != wanted:
+            raise Rejected(Reason.BAD_INPUT, f"{run}: holds a training with other settings; name another run, or the same settings to go on")
+        return
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    (run / CONFIG_FILE).write_text(json.dumps({**wanted, "created": created}, indent=1))
 
 
 def _save_state(run: Path, step: int, parts: dict[str, object], average: AveragedModel) -> None:
@@ -147,12 +152,24 @@ def _load_state(run: Path, parts: dict[str, object]) -> int:
     return int(state["step"])
 
 
-def load_network(run: Path) -> DetectorNet:
+@dataclass(frozen=True)
+class Trained:
+    """What a run's folder holds."""
+
+    network: DetectorNet
+    size: str
+    pictures: dict[str, int]
+    """Training pictures by data set."""
+    created: datetime
+
+
+def load_run(run: Path) -> Trained:
     """The averaged network of a run; raises Rejected when the folder holds none."""
     try:
-        size = json.loads((run / CONFIG_FILE).read_bytes())["size"]
+        config = json.loads((run / CONFIG_FILE).read_bytes())
+        size = config["recipe"]["size"]
         network = DetectorNet(SIZES[size])
         network.load_state_dict(load_file(run / WEIGHTS_FILE))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return Trained(network.eval(), size, dict(config["pictures"]), datetime.fromisoformat(config["created"]))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{run}: holds no trained detector ({str(error).splitlines()[0][:120]})") from None
-    return network.eval()

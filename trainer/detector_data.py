@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ TEACHER_SIDES_PX = (400, 800, 1280)
 CROP_SIDES_PX = (160, 256, 384)
 CROP_PAD = 0.25
 """Border around a face crop, as a share of its side: tight crops cut the box that the teacher would draw."""
+FRAMES_SOURCE = "andrewmvd-853"
+"""The data set that the annotated frames, and some of the crops, come from."""
 HELD_OUT_OF = 8
 """One frame in so many is for validation."""
 
@@ -44,12 +47,27 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class AnnotatedFrame:
+    """A picture as its annotators see it."""
+
+    file: str
+    image_HWC: Image
+    """BGR."""
+    boxes_M4: Floats
+    """x, y, w, h in pixels."""
+    labels: tuple[str, ...]
+    """`with_mask`, `without_mask` or `mask_weared_incorrect`."""
+
+
+@dataclass(frozen=True)
 class Library:
     """All that scenes are made of."""
 
     frames: tuple[Scene, ...]
     crops: tuple[Scene, ...]
     """Square pictures of one face each."""
+    pictures: dict[str, int]
+    """How many come from which data set."""
 
 
 class Teacher:
@@ -95,8 +113,8 @@ def _suppress(rows: Floats, threshold: float) -> list[int]:
     return kept
 
 
-def read_frames(folder: Path) -> list[tuple[str, Image, Floats, list[str]]]:
-    """File, BGR picture, boxes [M, 4] and labels of every picture in a COCO-style folder; raises Rejected when it is not one."""
+def read_frames(folder: Path) -> list[AnnotatedFrame]:
+    """Every picture of a COCO-style folder (annotations.json beside the pictures); raises Rejected when it is not one."""
     try:
         coco = json.loads((folder / "annotations.json").read_bytes())
         names = {c["id"]: str(c["name"]) for c in coco["categories"]}
@@ -112,7 +130,7 @@ def read_frames(folder: Path) -> list[tuple[str, Image, Floats, list[str]]]:
         if image is None:
             raise Rejected(Reason.BAD_INPUT, f"{folder / file}: not a readable picture")
         boxes = np.array([box for box, _ in marks[number]], np.float32).reshape(-1, 4)
-        frames.append((file, image.astype(np.uint8, copy=False), boxes, [label for _, label in marks[number]]))
+        frames.append(AnnotatedFrame(file, image.astype(np.uint8, copy=False), boxes, tuple(label for _, label in marks[number])))
     return frames
 
 
@@ -129,16 +147,23 @@ def build_library(data: Path, teacher: Teacher, cache: Path) -> Library:
     """
     labels = _Labels(teacher, cache)
     frames = []
-    for file, image, boxes, _ in read_frames(data / "frames_train"):
-        if not is_held_out(file):
-            frames.append(_merge(image, boxes, labels.of(f"frame/{file}", image, TEACHER_SIDES_PX)))
-    crops = []
-    for file, image in _read_crops(data / "faces"):
+    for frame in read_frames(data / "frames_train"):
+        if not is_held_out(frame.file):
+            rows = labels.of(f"frame/{frame.file}", frame.image_HWC, TEACHER_SIDES_PX)
+            frames.append(_merge(frame.image_HWC, frame.boxes_M4, rows))
+    crops, sources = [], [FRAMES_SOURCE] * len(frames)
+    for file, source, image in _read_crops(data / "faces"):
         scene = _crop_scene(image, labels.of(f"crop/{file}", image, CROP_SIDES_PX))
         if scene is not None:
             crops.append(scene)
+            sources.append(source)
     labels.save()
-    return Library(tuple(frames), tuple(crops))
+    return Library(tuple(frames), tuple(crops), dict(sorted(Counter(sources).items())))
+
+
+def held_out(data: Path) -> list[AnnotatedFrame]:
+    """The frames of `data`/frames_train that no training sees."""
+    return [frame for frame in read_frames(data / "frames_train") if is_held_out(frame.file)]
 
 
 class _Labels:
@@ -162,11 +187,11 @@ class _Labels:
         np.savez_compressed(self._cache, digest=np.array(self._teacher.digest), **self._rows)  # type: ignore[arg-type]
 
 
-def _read_crops(folder: Path) -> Iterator[tuple[str, Image]]:
-    """Training crops, each with a border of repeated edge pixels."""
+def _read_crops(folder: Path) -> Iterator[tuple[str, str, Image]]:
+    """File, source and picture of the training crops, each with a border of repeated edge pixels."""
     try:
         with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "train" and row["source"] != "andrewmvd-853"]
+            rows = [row for row in csv.DictReader(file) if row["split"] == "train" and row["source"] != FRAMES_SOURCE]
     except (OSError, KeyError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv with split and source ({error})") from None
     for row in rows:
@@ -174,7 +199,7 @@ def _read_crops(folder: Path) -> Iterator[tuple[str, Image]]:
         if image is None:
             raise Rejected(Reason.BAD_INPUT, f"{folder / row['file']}: not a readable picture")
         pad = int(image.shape[0] * CROP_PAD)
-        yield row["file"], cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+        yield row["file"], row["source"], cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
 
 
 def _merge(image: Image, truth_M4: Floats, rows: Floats) -> Scene:

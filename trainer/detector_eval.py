@@ -7,7 +7,7 @@ annotators left out, so their number means something only beside another detecto
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
-from trainer.detector_data import Floats, Image, overlaps, read_frames
+from trainer.detector_data import AnnotatedFrame, Floats, Image, overlaps
 from trainer.evaluate import wilson
 from trainer.measure import latencies
 
@@ -94,22 +94,22 @@ class Findings:
         return float(np.nextafter(worst_first[false_positives], np.inf)) if len(worst_first) > false_positives else 0.0
 
 
-def find(detect: Detect, folder: Path, width_px: int, min_px: float = 24) -> Findings:
-    """Runs a detector on the frames of a COCO-style folder, each resized to a width (NATIVE: as it is); raises Rejected for another folder."""
+def find(detect: Detect, frames: list[AnnotatedFrame], width_px: int, min_px: float = 24) -> Findings:
+    """Runs a detector on annotated frames, each resized to a width (NATIVE: as it is)."""
     found: list[Floats] = []
     labels: list[str] = []
     sizes: list[Floats] = []
     false: list[Floats] = []
-    frames = read_frames(folder)
-    for _, image, boxes_M4, marks in frames:
+    for frame in frames:
+        image = frame.image_HWC
         scale = width_px / image.shape[1] if width_px else 1.0
         rows = detect(cv2.resize(image, None, fx=scale, fy=scale).astype(np.uint8, copy=False) if width_px else image)
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         rows[:, :4] /= scale
-        scores_M, is_false_K = match(rows, boxes_M4)
+        scores_M, is_false_K = match(rows, frame.boxes_M4)
         found.append(scores_M)
-        labels += marks
-        sizes.append(boxes_M4[:, 2:].min(1))
+        labels += frame.labels
+        sizes.append(frame.boxes_M4[:, 2:].min(1))
         false.append(rows[is_false_K & (rows[:, 2:4].min(1, initial=1e9) >= min_px), 4])
     return Findings(len(frames), np.concatenate(found), np.array(labels), np.concatenate(sizes), np.concatenate(false))
 
@@ -138,6 +138,14 @@ def average_precision(findings: Findings, min_px: float = 24) -> float:
     return float(np.sum(np.diff(recall, prepend=0) * precision))
 
 
+def threshold_like(ours: Path, reference: Path, frames: list[AnnotatedFrame], reference_score: float = 0.6) -> float:
+    """The score from which on ours has as many false positives as the reference, over all widths together."""
+    widths = (*WIDTHS_PX, NATIVE)
+    false = sum(int((find(yunet_format(reference), frames, width).false_K >= reference_score).sum()) for width in widths)
+    own = [find(yunet_format(ours), frames, width) for width in widths]
+    return replace(own[0], false_K=np.concatenate([findings.false_K for findings in own])).threshold_for(false)
+
+
 def summary(findings: Findings, threshold: float, min_px: float = 24) -> dict[str, Any]:
     """Figures of one detector at one threshold, as a JSON document; each recall with its count and 95 % Wilson interval."""
     is_found = findings.found_M >= threshold
@@ -163,8 +171,10 @@ def _share(is_found: NDArray[np.bool_]) -> dict[str, Any]:
     return {"n": n, "found": found, "share": round(found / n, 4) if n else None, "low": round(low, 4), "high": round(high, 4)}
 
 
-def compare(ours: Path, threshold: float, reference: Path | None, folder: Path, reference_score: float = 0.6, min_px: float = 24) -> dict[str, Any]:
-    """Ours, a reference in YuNet's format and the Haar cascade on one folder of frames, as a JSON document.
+def compare(
+    ours: Path, threshold: float, reference: Path | None, frames: list[AnnotatedFrame], reference_score: float = 0.6, min_px: float = 24
+) -> dict[str, Any]:
+    """Ours, a reference in YuNet's format and the Haar cascade on the same frames, as a JSON document.
 
     Per width: ours at its own threshold, and `ours_at_reference`: ours at the threshold that gives it as many false positives as
     the reference has at `reference_score`. `time_ms` is measured in turns, one thread, on one frame per width.
@@ -173,7 +183,7 @@ def compare(ours: Path, threshold: float, reference: Path | None, folder: Path, 
     detectors = _detectors(ours, 0.02, reference, 0.02)
     widths: dict[str, Any] = {}
     for width in (*WIDTHS_PX, NATIVE):
-        found = {name: find(detect, folder, width, min_px) for name, detect in detectors.items()}
+        found = {name: find(detect, frames, width, min_px) for name, detect in detectors.items()}
         rows = {"ours": summary(found["ours"], threshold, min_px), "haar": summary(found["haar"], -np.inf, min_px)}
         if reference:
             rows["reference"] = summary(found["reference"], reference_score, min_px)
@@ -181,12 +191,12 @@ def compare(ours: Path, threshold: float, reference: Path | None, folder: Path, 
             rows["ours_at_reference"] = summary(found["ours"], equal, min_px)
         widths[str(width) if width else "native"] = rows
     return {
-        "frames": len(read_frames(folder)),
+        "frames": len(frames),
         "min_px": min_px,
         "iou": IOU,
         "reference_score": reference_score,
         "widths": widths,
-        "time_ms": times(_detectors(ours, threshold, reference, reference_score), folder),
+        "time_ms": times(_detectors(ours, threshold, reference, reference_score), frames),
     }
 
 
@@ -195,9 +205,9 @@ def _detectors(ours: Path, ours_score: float, reference: Path | None, reference_
     return {**detectors, "reference": yunet_format(reference, reference_score)} if reference else detectors
 
 
-def times(detectors: dict[str, Detect], folder: Path) -> dict[str, Any]:
+def times(detectors: dict[str, Detect], frames: list[AnnotatedFrame]) -> dict[str, Any]:
     """Milliseconds for a frame of 5:3 at each width: mean, p50 and p95 of each detector, in turns."""
-    busiest = max(read_frames(folder), key=lambda frame: len(frame[2]))[1]
+    busiest = max(frames, key=lambda frame: len(frame.labels)).image_HWC
     result: dict[str, Any] = {}
     for width in WIDTHS_PX:
         frame = cv2.resize(busiest, (width, width * 3 // 5)).astype(np.uint8, copy=False)
