@@ -1,19 +1,19 @@
 """fit_detector(): teaches a student what the teacher and the annotators see, from endless scenes, one checkpoint after another."""
 
 import json
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
 
 from protocol.errors import Reason, Rejected
 from trainer.detector_data import Library, Scene
@@ -25,6 +25,8 @@ from trainer.detector_scene import make_scene
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "state.pt"
+AHEAD = 3
+"""Batches that are made in advance."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class DetectorRecipe:
     batch: int = 32
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
-    ema_share: float = 0.1
+    ema_share: float = 0.03
     """Horizon of the weights' moving average, as a share of the steps."""
     seed: int = 0
 
@@ -50,18 +52,22 @@ class Progress:
     """Means since the last report: cls, obj, box, kps."""
 
 
-class _Batches(Dataset[tuple[Tensor, ...]]):
-    """Batch number i, made from the seed and i alone: a training that is resumed sees what it would have seen."""
+def _batches(library: Library, recipe: DetectorRecipe, start: int) -> Iterator[tuple[Tensor, ...]]:
+    """The batches from number `start` on, each made from the seed and its number alone: a resumed training sees what it would have seen.
 
-    def __init__(self, library: Library, recipe: DetectorRecipe) -> None:
-        self._library, self._recipe = library, recipe
+    The next ones are made while one is used; a thread does, for OpenCV and torch let go of the interpreter's lock.
+    """
 
-    def __len__(self) -> int:
-        return self._recipe.steps
+    def make(index: int) -> tuple[Tensor, ...]:
+        return _stack([make_scene(library, np.random.default_rng([recipe.seed, index, number])) for number in range(recipe.batch)])
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        rngs = (np.random.default_rng([self._recipe.seed, index, number]) for number in range(self._recipe.batch))
-        return _stack([make_scene(self._library, rng) for rng in rngs])
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, recipe.steps)))
+        for index in range(start + AHEAD, recipe.steps + AHEAD):
+            ready = waiting.popleft().result()
+            if index < recipe.steps:
+                waiting.append(ahead.submit(make, index))
+            yield ready
 
 
 def _stack(scenes: list[Scene]) -> tuple[Tensor, ...]:
@@ -81,15 +87,10 @@ def targets_of(picture_M: Tensor, boxes_M4: Tensor, landmarks_M10: Tensor, is_fa
     return Targets(picture_M[is_face_M], boxes_M4[is_face_M], landmarks_M10[is_face_M], picture_M[~is_face_M], boxes_M4[~is_face_M])
 
 
-def _one_thread(_worker: int) -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
 def fit_detector(library: Library, recipe: DetectorRecipe, run: Path, report_every: int = 100, save_every: int = 500) -> Iterator[Progress]:
     """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
 
-    AdamW, one learning-rate cycle, moving average of the weights, as for the classifier. Scenes are made in one more process.
+    AdamW, one learning-rate cycle, moving average of the weights, as for the classifier.
     Raises Rejected when `run` holds a training with another recipe.
     """
     _check_run(run, recipe, library.pictures)
@@ -101,12 +102,10 @@ def fit_detector(library: Library, recipe: DetectorRecipe, run: Path, report_eve
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
     parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
     start = _load_state(run, parts)
-    rest = range(start, recipe.steps)
-    batches = DataLoader(_Batches(library, recipe), batch_size=None, sampler=rest, num_workers=1, prefetch_factor=4, worker_init_fn=_one_thread)
     places = priors(SIZE_PX)
     sums: dict[str, float] = {}
     network.train()
-    for step, (images_NHWC, *rows) in enumerate(batches, start + 1):
+    for step, (images_NHWC, *rows) in enumerate(_batches(library, recipe, start), start + 1):
         images = (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
         loss, losses = detection_loss(network(images), places, targets_of(*rows), SIZE_PX)
         optimizer.zero_grad(set_to_none=True)

@@ -28,6 +28,9 @@ CROP_PAD = 0.25
 """Border around a face crop, as a share of its side: tight crops cut the box that the teacher would draw."""
 FRAMES_SOURCE = "andrewmvd-853"
 """The data set that the annotated frames, and some of the crops, come from."""
+FOCUS_SHARES = {"without_mask": 0.4, "with_mask": 0.42, "mask_weared_incorrect": 0.06, "": 0.12}
+"""How often a view is centred on which faces (the last: those that only the teacher sees). The frames hold five masked faces for a
+bare one, and drawn as they come, bare faces are found far less often."""
 HELD_OUT_OF = 8
 """One frame in so many is for validation."""
 
@@ -68,6 +71,10 @@ class Library:
     """Square pictures of one face each."""
     pictures: dict[str, int]
     """How many come from which data set."""
+    focus: tuple[tuple[int, int], ...]
+    """Frame and face of every face in the frames that a view may be centred on."""
+    focus_cumulated: NDArray[np.float64]
+    """How often each is to be drawn, added up to 1."""
 
 
 class Teacher:
@@ -146,11 +153,11 @@ def build_library(data: Path, teacher: Teacher, cache: Path) -> Library:
     frames are left out: some would show held-out frames. Raises Rejected when a folder is missing or not as expected.
     """
     labels = _Labels(teacher, cache)
+    annotated = [frame for frame in read_frames(data / "frames_train") if not is_held_out(frame.file)]
     frames = []
-    for frame in read_frames(data / "frames_train"):
-        if not is_held_out(frame.file):
-            rows = labels.of(f"frame/{frame.file}", frame.image_HWC, TEACHER_SIDES_PX)
-            frames.append(_merge(frame.image_HWC, frame.boxes_M4, rows))
+    for frame in annotated:
+        rows = labels.of(f"frame/{frame.file}", frame.image_HWC, TEACHER_SIDES_PX)
+        frames.append(_merge(frame.image_HWC, frame.boxes_M4, rows))
     crops, sources = [], [FRAMES_SOURCE] * len(frames)
     for file, source, image in _read_crops(data / "faces"):
         scene = _crop_scene(image, labels.of(f"crop/{file}", image, CROP_SIDES_PX))
@@ -158,7 +165,26 @@ def build_library(data: Path, teacher: Teacher, cache: Path) -> Library:
             crops.append(scene)
             sources.append(source)
     labels.save()
-    return Library(tuple(frames), tuple(crops), dict(sorted(Counter(sources).items())))
+    focus, cumulated = _focus(frames, annotated)
+    return Library(tuple(frames), tuple(crops), dict(sorted(Counter(sources).items())), focus, cumulated)
+
+
+def _focus(frames: list[Scene], annotated: list[AnnotatedFrame]) -> tuple[tuple[tuple[int, int], ...], NDArray[np.float64]]:
+    """Faces to centre views on: each label its share, within it each frame the same, portraits of one face half of that."""
+    by_label: dict[str, dict[int, list[int]]] = {label: {} for label in FOCUS_SHARES}
+    for number, (scene, frame) in enumerate(zip(frames, annotated, strict=True)):
+        labels = [*frame.labels, *[""] * (len(scene.is_face_M) - len(frame.labels))]  # what the teacher alone sees comes last
+        for face, label in enumerate(labels):
+            if scene.is_face_M[face]:
+                by_label[label].setdefault(number, []).append(face)
+    focus, chances = [], []
+    for label, share in FOCUS_SHARES.items():
+        weights = {number: 0.5 if len(frames[number].boxes_M4) == 1 else 1.0 for number in by_label[label]}
+        for number, faces in by_label[label].items():
+            focus += [(number, face) for face in faces]
+            chances += [share * weights[number] / sum(weights.values()) / len(faces)] * len(faces)
+    cumulated = np.cumsum(np.array(chances, np.float64))
+    return tuple(focus), cumulated / cumulated[-1:]
 
 
 def held_out(data: Path) -> list[AnnotatedFrame]:

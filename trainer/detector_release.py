@@ -1,9 +1,8 @@
-"""The life of a detector: train, choose its threshold, score it, write it as a release folder."""
+"""A finished detector run -> a release folder: one ONNX file that OpenCV decodes, its manifest and its card."""
 
 import copy
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +13,19 @@ import torch
 from protocol import release
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.release import Golden, Manifest, Score
-from trainer import detector_eval
 from trainer.card import licence
-from trainer.detector import DetectorRecipe, Progress, Trained, fit_detector, load_run
+from trainer.detector import Trained, load_run
 from trainer.detector_card import card
-from trainer.detector_data import Teacher, build_library, held_out, read_frames
-from trainer.detector_net import HEADS, OUTPUTS, SIZES, DetectorNet, export
+from trainer.detector_net import HEADS, OUTPUTS, DetectorNet, export
+from trainer.detector_run import RESULTS_FILE
 
-LABELS_FILE, RESULTS_FILE = "labels.npz", "detector.json"
 MEASURED_PX = (640, 384)
 """Width and height that MACs are counted at."""
 MAX_BYTES = 200_000
-GOLDEN_PX = 32
-"""The smallest input there is: the golden answers travel in every manifest, and a retained message is to stay below 8 KiB."""
-
-
-def train_detector(
-    data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, on_progress: Callable[[Progress], None] = lambda _: None
-) -> dict[str, Any]:
-    """Trains in `run` (or goes on from its checkpoint), chooses the threshold on held-out frames, scores on `data`/frames if there.
-
-    Returns what it writes to `run`/detector.json. Raises Rejected for a bad setting or folder, DeviceError for a teacher that
-    OpenCV cannot load.
-    """
-    if recipe.size not in SIZES:
-        raise Rejected(Reason.BAD_SETTING, f"size {recipe.size!r}: choose one of {', '.join(SIZES)}")
-    library = build_library(data, Teacher(teacher), run / LABELS_FILE)
-    for progress in fit_detector(library, recipe, run):
-        on_progress(progress)
-    return score_detector(data, teacher, run)
-
-
-def score_detector(data: Path, teacher: Path, run: Path) -> dict[str, Any]:
-    """Threshold (on held-out frames) and scores (on `data`/frames) of a trained run, as written to `run`/detector.json."""
-    model = run / release.MODEL_FILE
-    model.write_bytes(export(load_run(run).network))
-    frames = held_out(data)
-    threshold = round(detector_eval.threshold_like(model, teacher, frames), 2)
-    results: dict[str, Any] = {"threshold": threshold, "held_out": detector_eval.compare(model, threshold, teacher, frames)}
-    if (data / "frames").is_dir():
-        results["test"] = detector_eval.compare(model, threshold, teacher, read_frames(data / "frames"))
-    part = run / f"{RESULTS_FILE}.part"
-    part.write_text(json.dumps(results, indent=1))
-    os.replace(part, run / RESULTS_FILE)
-    return results
+GOLDEN_PX = 64
+"""The smallest input that OpenCV computes rightly: at 32 its depthwise convolutions err on maps that are one place wide."""
+GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
+"""Scores of all strides, boxes and landmarks of the coarsest: all 12 would make the manifest too long for a retained message."""
 
 
 def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifest:
@@ -157,7 +125,8 @@ def golden(network: DetectorNet) -> Golden:
     question = Golden(seed="maskfleet", shape=(1, 3, GOLDEN_PX, GOLDEN_PX), outputs={}, tolerance=2e-3)
     image = np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)
     found = answers(network, torch.from_numpy(image.copy()))
-    return question.model_copy(update={"outputs": {name: tuple(round(float(v), 3) for v in value.ravel()) for name, value in found.items()}})
+    outputs = {name: tuple(round(float(value), 3) for value in found[name].ravel()) for name in GOLDEN_OUTPUTS}
+    return question.model_copy(update={"outputs": outputs})
 
 
 def check_parity(network: DetectorNet, model: Path, tolerance: float = 1e-3) -> None:

@@ -103,18 +103,17 @@ def _join(canvas: Image, parts: list[Scene]) -> Scene:
 
 def _view(library: Library, canvas: Image, rng: Generator, low: tuple[int, int] = (0, 0), high: tuple[int, int] = (SIZE_PX, SIZE_PX)) -> Scene:
     """Part of a frame in a window of the canvas, at a scale that gives one of its faces a drawn size."""
-    frame = library.frames[int(rng.integers(len(library.frames)))]
-    if len(frame.boxes_M4) == 1 and rng.random() < 0.5:  # portraits of few people are many: half of them are drawn again
-        frame = library.frames[int(rng.integers(len(library.frames)))]
     window = np.array(high) - low
-    size = np.array(frame.image_HWC.shape[1::-1])
-    faces = frame.boxes_M4[frame.is_face_M]
-    if len(faces):
-        box = faces[int(rng.integers(len(faces)))]
-        point = box[:2] + box[2:] / 2
+    if rng.random() < 0.95 and library.focus:
+        number, face = library.focus[int(np.searchsorted(library.focus_cumulated, rng.random()))]
+        frame = library.frames[number]
+        box = frame.boxes_M4[face]
+        point: NDArray[np.floating] = box[:2] + box[2:] / 2
         scale = face_px(rng, min(LARGEST_FACE_PX, window.min() * 0.9)) / float(np.sqrt(box[2] * box[3]))
     else:
-        point, scale = (rng.uniform(0, 1, 2) * size).astype(np.float32), float(rng.uniform(0.5, 2))
+        frame = library.frames[int(rng.integers(len(library.frames)))]
+        point, scale = rng.uniform(0, 1, 2) * frame.image_HWC.shape[1::-1], float(rng.uniform(0.5, 3))
+    size = np.array(frame.image_HWC.shape[1::-1])
     scale = float(np.clip(scale, 0.2, 6))
     is_flipped = bool(rng.random() < 0.5)
     # The frame covers the window, or lies within it: a view that shows less than it could is a waste.
