@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
-from trainer.detector_data import AnnotatedFrame, Floats, Image, overlaps
+from trainer.detector_data import AnnotatedFrame, Floats, Image, overlaps, read_frames
 from trainer.evaluate import wilson
+from trainer.folder import read_release
 from trainer.measure import latencies
 
 IOU = 0.35
@@ -169,6 +170,15 @@ def _share(is_found: NDArray[np.bool_]) -> dict[str, Any]:
     found, n = int(is_found.sum()), len(is_found)
     low, high = wilson(found, n) if n else (0.0, 1.0)
     return {"n": n, "found": found, "share": round(found / n, 4) if n else None, "low": round(low, 4), "high": round(high, 4)}
+
+
+def evaluate_release(release: Path, folder: Path, reference: Path | None = None) -> dict[str, Any]:
+    """A release of kind `detector` on a COCO-style folder of frames, beside a reference in YuNet's format if one is given, and Haar.
+
+    Returns the document of `compare`; raises Rejected for a release of another kind or a folder that is not as expected.
+    """
+    manifest, model = read_release(release, "detector")
+    return compare(model, manifest.threshold, reference, read_frames(folder))
 
 
 def compare(

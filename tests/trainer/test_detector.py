@@ -15,6 +15,7 @@ from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest
 from trainer import detector_data, detector_release
 from trainer.detector import WEIGHTS_FILE, DetectorRecipe, fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, is_held_out, read_frames
+from trainer.detector_eval import NATIVE, evaluate_release, find, yunet_format
 from trainer.detector_net import OUTPUTS
 from trainer.detector_run import run_detector
 
@@ -137,6 +138,12 @@ def test_a_model_that_is_too_large_is_not_released(finished, tmp_path, monkeypat
     assert not (tmp_path / "release" / MANIFEST_FILE).exists()
 
 
+def test_a_classifier_given_as_a_detector_is_refused(classifier_release, tmp_path):
+    with pytest.raises(Rejected) as caught:
+        evaluate_release(classifier_release, tmp_path)
+    assert caught.value.reason is Reason.WRONG_KIND
+
+
 # --- real data
 
 
@@ -176,8 +183,6 @@ def test_a_library_holds_no_frame_of_the_validation_and_is_labelled_once(sample,
 
 
 def test_the_shipped_detector_finds_the_faces_of_real_frames(data):
-    from trainer.detector_eval import NATIVE, find, yunet_format
-
     folder = Path(__file__).parents[2] / "edge_agent" / "models" / "detector"
     manifest = Manifest.parse((folder / MANIFEST_FILE).read_bytes())
     findings = find(yunet_format(folder / MODEL_FILE), read_frames(data / "frames")[:60], NATIVE)
