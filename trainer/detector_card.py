@@ -25,7 +25,7 @@ def table(results: dict[str, Any], reference: str = "YuNet") -> list[str]:
             cells = (
                 f"{width} wide" if width.isdigit() else width,
                 names[key],
-                "-" if key == "haar" else f"{row['threshold']:.2f}",
+                "-" if row["threshold"] is None else f"{row['threshold']:.2f}",
                 _share(row["recall"]["with_mask"]),
                 _share(row["recall"]["without_mask"]),
                 f"{row['false_positives_per_picture']:.3f} ({row['false_positives']})",
@@ -69,7 +69,7 @@ def card(manifest: Manifest, results: dict[str, Any]) -> str:
         f"| size | {manifest.size_bytes:,} bytes |",
         f"| SHA-256 | `{manifest.digest}` |",
         f"| made | {manifest.created:%Y-%m-%d} |",
-        f"| threshold | {manifest.threshold}, chosen on held-out frames: as many false positives as YuNet at 0.6 |",
+        f"| threshold | {manifest.threshold}, chosen on held-out frames: twice the false positives of YuNet at 0.6 |",
         "",
         "## Measured",
         "",

@@ -139,24 +139,25 @@ def average_precision(findings: Findings, min_px: float = 24) -> float:
     return float(np.sum(np.diff(recall, prepend=0) * precision))
 
 
-def threshold_like(ours: Path, reference: Path, frames: list[AnnotatedFrame], reference_score: float = 0.6) -> float:
-    """The score from which on ours has as many false positives as the reference, over all widths together."""
+def threshold_like(ours: Path, reference: Path, frames: list[AnnotatedFrame], times_false: float, reference_score: float = 0.6) -> float:
+    """The score from which on ours has `times_false` times the false positives of the reference, over all widths together."""
     widths = (*WIDTHS_PX, NATIVE)
     false = sum(int((find(yunet_format(reference), frames, width).false_K >= reference_score).sum()) for width in widths)
     own = [find(yunet_format(ours), frames, width) for width in widths]
-    return replace(own[0], false_K=np.concatenate([findings.false_K for findings in own])).threshold_for(false)
+    return replace(own[0], false_K=np.concatenate([findings.false_K for findings in own])).threshold_for(round(times_false * false))
 
 
-def summary(findings: Findings, threshold: float, min_px: float = 24) -> dict[str, Any]:
-    """Figures of one detector at one threshold, as a JSON document; each recall with its count and 95 % Wilson interval."""
-    is_found = findings.found_M >= threshold
+def summary(findings: Findings, threshold: float | None, min_px: float = 24) -> dict[str, Any]:
+    """Figures of one detector at one threshold (None: all it says), as a JSON document; each recall with its 95 % Wilson interval."""
+    least = np.finfo(np.float32).min if threshold is None else threshold  # a face that nothing found has -inf
+    is_found = findings.found_M >= least
     sizes = {}
     for low, high in pairwise(SIZE_EDGES_PX):
         rows = findings.counted(low) & (findings.sizes_M < high)
         sizes[f"{low}-{high}" if high < SIZE_EDGES_PX[-1] else f"{low}+"] = _share(is_found[rows])
-    false = int((findings.false_K >= threshold).sum())
+    false = int((findings.false_K >= least).sum())
     return {
-        "threshold": round(threshold, 4),
+        "threshold": None if threshold is None else round(threshold, 4),
         "recall": {label: _share(is_found[findings.counted(min_px, label)]) for label in LABELS},
         "recall_all": _share(is_found[findings.counted(min_px)]),
         "recall_by_size_px": sizes,
@@ -194,7 +195,7 @@ def compare(
     widths: dict[str, Any] = {}
     for width in (*WIDTHS_PX, NATIVE):
         found = {name: find(detect, frames, width, min_px) for name, detect in detectors.items()}
-        rows = {"ours": summary(found["ours"], threshold, min_px), "haar": summary(found["haar"], -np.inf, min_px)}
+        rows = {"ours": summary(found["ours"], threshold, min_px), "haar": summary(found["haar"], None, min_px)}
         if reference:
             rows["reference"] = summary(found["reference"], reference_score, min_px)
             equal = found["ours"].threshold_for(rows["reference"]["false_positives"])

@@ -84,3 +84,8 @@ def test_the_comparison_makes_both_tables(tmp_path, monkeypatch):
     assert set(result["time_ms"]["320"]) == {"ours", "reference", "haar"}
     assert len(table(result)) == 2 + 4 * 4
     assert len(size_table(result)) == 2 + 4 * 3
+
+
+def test_a_detector_without_scores_has_found_what_it_found_and_no_more():
+    result = summary(findings([0.9, -3.0, -np.inf], [-5.0]), None)
+    assert (result["recall"]["with_mask"]["found"], result["false_positives"], result["threshold"]) == (2, 1, None)
