@@ -77,7 +77,7 @@ def card(manifest: Manifest, results: dict[str, Any]) -> str:
     if "test" in results:
         test = results["test"]
         lines += [
-            f"On {test['frames']} annotated frames that were neither trained on nor used to choose; faces of at least {test['min_px']:.0f} px,",
+            f"On {test['frames']} annotated frames that were not trained on; faces of at least {test['min_px']:.0f} px on their shorter side,",
             f"IoU {test['iou']}. `native`: frames at their own size. Times: one thread of one x86 machine, in turns.",
             "",
             *table(test),
