@@ -21,7 +21,7 @@ class _Part(BaseModel):
 
 
 class Input(_Part):
-    """What the model takes."""
+    """What the model takes: a classifier exactly this size; a detector any multiple of 32, and this is what its MACs are counted at."""
 
     width_px: int = Field(gt=0, le=4096)
     height_px: int = Field(gt=0, le=4096)
@@ -48,6 +48,7 @@ class Score(_Part):
 
     n: int
     accuracy: Share
+    """Share that is right (of a classifier's pictures) or found (of the faces a detector should find)."""
     accuracy_low: Share
     """Lower end of the 95 % Wilson interval."""
     accuracy_high: Share
@@ -69,7 +70,7 @@ class Golden(_Part):
     seed: str
     shape: tuple[int, ...]
     outputs: dict[str, tuple[float, ...]]
-    """Each output of the model, flattened."""
+    """Each output of the model, flattened; of a detector some, for all would be long."""
     tolerance: float = Field(gt=0, le=0.1)
 
     def input_bytes(self) -> bytes:

@@ -1,0 +1,91 @@
+import cv2
+import numpy as np
+import pytest
+
+from trainer import measure
+from trainer.detector_card import size_table, table
+from trainer.detector_data import AnnotatedFrame
+from trainer.detector_eval import NATIVE, Findings, average_precision, compare, find, match, summary
+from trainer.detector_net import SIZES, DetectorNet, export
+
+
+def rows(*values):
+    return np.array(values, np.float32).reshape(-1, 5)
+
+
+def frame(*boxes, labels=None, name="a.jpg"):
+    image = np.random.default_rng(0).integers(0, 256, (192, 320, 3), np.uint8)
+    return AnnotatedFrame(name, image, np.array(boxes, np.float32).reshape(-1, 4), labels or ("with_mask",) * len(boxes))
+
+
+def test_the_best_detection_takes_the_face_and_the_second_is_false():
+    boxes = np.array([[10, 10, 40, 40]], np.float32)
+    scores, is_false = match(rows([12, 12, 40, 40, 0.9], [10, 10, 40, 40, 0.8]), boxes)
+    assert scores.tolist() == pytest.approx([0.9])
+    assert is_false.tolist() == [False, True]
+
+
+def test_no_detection_and_no_face_are_no_trouble():
+    scores, is_false = match(rows(), np.zeros((0, 4), np.float32))
+    assert len(scores) == len(is_false) == 0
+
+
+def test_boxes_are_given_back_in_pixels_of_the_frame():
+    findings = find(lambda image: rows([20, 20, 80, 80, 0.7]) if image.shape[1] == 640 else rows(), [frame((10, 10, 40, 40))], 640)
+    assert findings.found_M.tolist() == pytest.approx([0.7])
+    assert not len(findings.false_K)
+
+
+def test_small_faces_and_small_false_positives_do_not_count():
+    frames = [frame((10, 10, 40, 40), (100, 100, 10, 10), (200, 100, 50, 50), labels=("with_mask", "without_mask", "mask_weared_incorrect"))]
+    detect = lambda _: rows([10, 10, 40, 40, 0.9], [150, 20, 10, 10, 0.9], [60, 60, 30, 30, 0.6])  # noqa: E731
+    findings = find(detect, frames, NATIVE)
+    result = summary(findings, 0.5)
+    assert result["recall"]["with_mask"] == {"n": 1, "found": 1, "share": 1.0, "low": pytest.approx(0.2065, abs=1e-3), "high": 1.0}
+    assert result["recall"]["without_mask"]["share"] is None
+    assert result["recall_all"]["n"] == 1
+    assert result["false_positives"] == 1
+    assert summary(findings, 0.7)["false_positives"] == 0
+
+
+def test_the_threshold_for_so_many_false_positives():
+    findings = Findings(1, rows().ravel(), np.array([]), rows().ravel(), np.array([0.9, 0.5, 0.7], np.float32))
+    for allowed in range(3):
+        threshold = findings.threshold_for(allowed)
+        assert (findings.false_K >= threshold).sum() == allowed
+    assert findings.threshold_for(3) == 0
+
+
+def findings(found, false):
+    n = len(found)
+    return Findings(1, np.array(found, np.float32), np.array(["with_mask"] * n), np.full(n, 30, np.float32), np.array(false, np.float32))
+
+
+def test_average_precision_of_simple_orders():
+    assert average_precision(findings([0.9, 0.8], [])) == 1
+    assert average_precision(findings([0.9, 0.8], [0.1])) == 1
+    assert average_precision(findings([0.9, -np.inf], [])) == 0.5
+    assert average_precision(findings([0.5, 0.5], [0.9])) == pytest.approx(2 / 3)
+    assert average_precision(findings([-np.inf], [0.3])) == 0
+
+
+def test_the_comparison_makes_both_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "REPEATS", 2)
+    monkeypatch.setattr(measure, "WARM_UP", 0)
+    model = tmp_path / "model.onnx"
+    model.write_bytes(export(DetectorNet(SIZES["small"])))
+    frames = [frame((10, 10, 40, 40)), frame((50, 50, 30, 30), labels=("without_mask",), name="b.jpg")]
+    threads = cv2.getNumThreads()
+    try:
+        result = compare(model, 0.5, model, frames)
+    finally:
+        cv2.setNumThreads(threads)
+    assert set(result["widths"]) == {"320", "480", "640", "native"}
+    assert set(result["time_ms"]["320"]) == {"ours", "reference", "haar"}
+    assert len(table(result)) == 2 + 4 * 4
+    assert len(size_table(result)) == 2 + 4 * 3
+
+
+def test_a_detector_without_scores_has_found_what_it_found_and_no_more():
+    result = summary(findings([0.9, -3.0, -np.inf], [-5.0]), None)
+    assert (result["recall"]["with_mask"]["found"], result["false_positives"], result["threshold"]) == (2, 1, None)

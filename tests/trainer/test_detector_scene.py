@@ -1,0 +1,54 @@
+import numpy as np
+from drawn_faces import drawn_library, drawn_scene
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainer.detector_paint import SIZE_PX
+from trainer.detector_scene import clip, make_scene, move
+
+LIBRARY = drawn_library()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32))
+def test_every_scene_is_of_one_size_and_its_faces_lie_in_it(seed):
+    scene = make_scene(LIBRARY, np.random.default_rng(seed))
+    faces = len(scene.boxes_M4)
+    assert scene.image_HWC.shape == (SIZE_PX, SIZE_PX, 3)
+    assert scene.image_HWC.dtype == np.uint8
+    assert scene.landmarks_M10.shape == (faces, 10)
+    assert scene.is_face_M.shape == (faces,)
+    assert (scene.boxes_M4[:, :2] >= -0.01).all()
+    assert (scene.boxes_M4[:, :2] + scene.boxes_M4[:, 2:] <= SIZE_PX + 0.01).all()
+
+
+def test_the_same_seed_gives_the_same_scene():
+    one, other = (make_scene(LIBRARY, np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(one.image_HWC, other.image_HWC)
+    assert np.array_equal(one.boxes_M4, other.boxes_M4)
+
+
+def test_a_mirrored_face_keeps_its_box_and_swaps_its_eyes():
+    scene = drawn_scene(0)
+    side = scene.image_HWC.shape[1]
+    boxes, landmarks = move(scene, np.array([[-1.0, 0, side], [0, 1, 0]]), is_flipped=True)
+    x, y, w, h = scene.boxes_M4[0]
+    np.testing.assert_allclose(boxes[0], [side - x - w, y, w, h], atol=1e-4)
+    assert landmarks[0, 0] < landmarks[0, 2], "the first eye stays left of the second in the picture"
+    np.testing.assert_allclose(landmarks[0, :2], [side - scene.landmarks_M10[0, 2], scene.landmarks_M10[0, 3]], atol=1e-4)
+
+
+def test_a_turned_round_face_keeps_its_size():
+    angle = np.deg2rad(30)
+    matrix = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0]])
+    scene = drawn_scene(0)
+    boxes, _ = move(scene, matrix, is_flipped=False)
+    np.testing.assert_allclose(boxes[0, 2:], scene.boxes_M4[0, 2:], rtol=1e-5)
+
+
+def test_what_is_cut_off_is_ignored_and_then_forgotten():
+    boxes = np.array([[10, 10, 20, 20], [-9, 10, 20, 20], [-19, 10, 20, 20], [40, 40, 6, 6]], np.float32)
+    kept, landmarks, is_face = clip(boxes, np.zeros((4, 10), np.float32), np.ones(4, np.bool_), np.zeros(2, np.float32), np.full(2, 64, np.float32))
+    assert kept[:, 2].tolist() == [20, 11, 6]
+    assert is_face.tolist() == [True, False, False], "half a face, and a face too small to see, may or may not be found"
+    assert len(landmarks) == 3

@@ -1,0 +1,174 @@
+"""fit_detector(): teaches a student what the teacher and the annotators see, from endless scenes, one checkpoint after another."""
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from protocol.errors import Reason, Rejected
+from trainer.detector_data import Library, Scene
+from trainer.detector_loss import Targets, detection_loss, priors
+from trainer.detector_net import SIZES, DetectorNet
+from trainer.detector_paint import SIZE_PX
+from trainer.detector_scene import make_scene
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+STATE_FILE = "state.pt"
+AHEAD = 3
+"""Batches that are made in advance."""
+
+
+@dataclass(frozen=True)
+class DetectorRecipe:
+    """How to train; with the same seed, data and thread count the result is the same to the bit."""
+
+    size: str = "medium"
+    steps: int = 16_000
+    batch: int = 32
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    ema_share: float = 0.03
+    """Horizon of the weights' moving average, as a share of the steps."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands."""
+
+    step: int
+    losses: dict[str, float]
+    """Means since the last report: cls, obj, box, kps."""
+
+
+def _batches(library: Library, recipe: DetectorRecipe, start: int) -> Iterator[tuple[Tensor, ...]]:
+    """The batches from number `start` on, each made from the seed and its number alone: a resumed training sees what it would have seen.
+
+    The next ones are made while one is used; a thread does, for OpenCV and torch let go of the interpreter's lock.
+    """
+
+    def make(index: int) -> tuple[Tensor, ...]:
+        return _stack([make_scene(library, np.random.default_rng([recipe.seed, index, number])) for number in range(recipe.batch)])
+
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, recipe.steps)))
+        for index in range(start + AHEAD, recipe.steps + AHEAD):
+            ready = waiting.popleft().result()
+            if index < recipe.steps:
+                waiting.append(ahead.submit(make, index))
+            yield ready
+
+
+def _stack(scenes: list[Scene]) -> tuple[Tensor, ...]:
+    """Pictures [N, H, W, 3] and, one row a region: picture, box, landmarks, whether it is a face."""
+    counts = [len(scene.boxes_M4) for scene in scenes]
+    return (
+        torch.from_numpy(np.stack([scene.image_HWC for scene in scenes])),
+        torch.from_numpy(np.repeat(np.arange(len(scenes)), counts)),
+        torch.from_numpy(np.concatenate([scene.boxes_M4 for scene in scenes])),
+        torch.from_numpy(np.concatenate([scene.landmarks_M10 for scene in scenes])),
+        torch.from_numpy(np.concatenate([scene.is_face_M for scene in scenes])),
+    )
+
+
+def targets_of(picture_M: Tensor, boxes_M4: Tensor, landmarks_M10: Tensor, is_face_M: Tensor) -> Targets:
+    """The rows of a batch as faces and regions to ignore."""
+    return Targets(picture_M[is_face_M], boxes_M4[is_face_M], landmarks_M10[is_face_M], picture_M[~is_face_M], boxes_M4[~is_face_M])
+
+
+def fit_detector(library: Library, recipe: DetectorRecipe, run: Path, report_every: int = 100, save_every: int = 500) -> Iterator[Progress]:
+    """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
+
+    AdamW, one learning-rate cycle, moving average of the weights, as for the classifier.
+    Raises Rejected when `run` holds a training with another recipe.
+    """
+    _check_run(run, recipe, library.pictures)
+    torch.manual_seed(recipe.seed)
+    network = DetectorNet(SIZES[recipe.size]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decay = 1 - 1 / max(2.0, recipe.ema_share * recipe.steps)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
+    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
+    start = _load_state(run, parts)
+    places = priors(SIZE_PX)
+    sums: dict[str, float] = {}
+    network.train()
+    for step, (images_NHWC, *rows) in enumerate(_batches(library, recipe, start), start + 1):
+        images = (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+        loss, losses = detection_loss(network(images), places, targets_of(*rows), SIZE_PX)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(network)
+        sums = {name: sums.get(name, 0.0) + value / report_every for name, value in losses.items()}
+        if step % save_every == 0 or step == recipe.steps:
+            _save_state(run, step, parts, average)
+        if step % report_every == 0:
+            yield Progress(step, sums)
+            sums = {}
+
+
+def _check_run(run: Path, recipe: DetectorRecipe, pictures: dict[str, int]) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    wanted = {"kind": "detector", "recipe": asdict(recipe), "pictures": pictures, "threads": torch.get_num_threads()}
+    if (run / CONFIG_FILE).exists():
+        held = json.loads((run / CONFIG_FILE).read_bytes())
+        if {name: held.get(name) for name in wanted} != wanted:
+            raise Rejected(Reason.BAD_INPUT, f"{run}: holds a training with other settings; name another run, or the same settings to go on")
+        return
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    (run / CONFIG_FILE).write_text(json.dumps({**wanted, "created": created}, indent=1))
+
+
+def _save_state(run: Path, step: int, parts: dict[str, object], average: AveragedModel) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in average.module.state_dict().items()}
+    save_file(weights, run / WEIGHTS_FILE)
+    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, run / (STATE_FILE + ".part"))  # type: ignore[attr-defined]
+    (run / (STATE_FILE + ".part")).replace(run / STATE_FILE)
+
+
+def _load_state(run: Path, parts: dict[str, object]) -> int:
+    """Puts a checkpoint into the parts; returns how many steps it had made, 0 without one."""
+    if not (run / STATE_FILE).exists():
+        return 0
+    state = torch.load(run / STATE_FILE, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])  # type: ignore[attr-defined]
+    return int(state["step"])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run's folder holds."""
+
+    network: DetectorNet
+    size: str
+    pictures: dict[str, int]
+    """Training pictures by data set."""
+    created: datetime
+
+
+def load_run(run: Path) -> Trained:
+    """The averaged network of a run; raises Rejected when the folder holds none."""
+    try:
+        config = json.loads((run / CONFIG_FILE).read_bytes())
+        size = config["recipe"]["size"]
+        network = DetectorNet(SIZES[size])
+        network.load_state_dict(load_file(run / WEIGHTS_FILE))
+        return Trained(network.eval(), size, dict(config["pictures"]), datetime.fromisoformat(config["created"]))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{run}: holds no trained detector ({str(error).splitlines()[0][:120]})") from None

@@ -1,0 +1,273 @@
+"""Pictures for the detector: annotated frames and face crops, labelled once by the teacher at several sizes."""
+
+import csv
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import DeviceError, Reason, Rejected
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+SURE = 0.8
+"""A face that only the teacher sees counts from this score on."""
+MAYBE = 0.45
+"""Between this and SURE it is a region to ignore."""
+TEACHER_SIDES_PX = (400, 800, 1280)
+CROP_SIDES_PX = (160, 256, 384)
+CROP_PAD = 0.25
+"""Border around a face crop, as a share of its side: tight crops cut the box that the teacher would draw."""
+FRAMES_SOURCE = "andrewmvd-853"
+"""The data set that the annotated frames, and some of the crops, come from."""
+FOCUS_SHARES = {"without_mask": 0.4, "with_mask": 0.42, "mask_weared_incorrect": 0.06, "": 0.12}
+"""How often a view is centred on which faces (the last: those that only the teacher sees). The frames hold five masked faces for a
+bare one, and drawn as they come, bare faces are found far less often."""
+HELD_OUT_OF = 8
+"""One frame in so many is for validation."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is known about the faces in it."""
+
+    image_HWC: Image
+    """BGR."""
+    boxes_M4: Floats
+    """x, y, w, h in pixels."""
+    landmarks_M10: Floats
+    """Right eye, left eye, nose, right and left corner of the mouth (of the person), x and y; NaN where unknown."""
+    is_face_M: NDArray[np.bool_]
+    """False: a region that may or may not be a face."""
+
+
+@dataclass(frozen=True)
+class AnnotatedFrame:
+    """A picture as its annotators see it."""
+
+    file: str
+    image_HWC: Image
+    """BGR."""
+    boxes_M4: Floats
+    """x, y, w, h in pixels."""
+    labels: tuple[str, ...]
+    """`with_mask`, `without_mask` or `mask_weared_incorrect`."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """All that scenes are made of."""
+
+    frames: tuple[Scene, ...]
+    crops: tuple[Scene, ...]
+    """Square pictures of one face each."""
+    pictures: dict[str, int]
+    """How many come from which data set."""
+    focus: tuple[tuple[int, int], ...]
+    """Frame and face of every face in the frames that a view may be centred on."""
+    focus_cumulated: NDArray[np.float64]
+    """How often each is to be drawn, added up to 1."""
+
+
+class Teacher:
+    """A YuNet-format detector that labels pictures at several sizes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises DeviceError when OpenCV cannot load the file."""
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), MAYBE, 0.4, 1000)
+            self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        except (cv2.error, OSError) as error:
+            raise DeviceError(f"{path}: not a face detector that OpenCV can load ({str(error).splitlines()[0][:120]})") from None
+
+    def label(self, image_HWC: Image, sides_px: tuple[int, ...]) -> Floats:
+        """Rows [M, 15] as `cv2.FaceDetectorYN` gives them (box, landmarks, score), the best first, from all sizes together."""
+        found = [self._at(image_HWC, side / max(image_HWC.shape[:2])) for side in sides_px]
+        rows = np.concatenate(found)
+        return rows[_suppress(rows, 0.4)]
+
+    def _at(self, image: Image, scale: float) -> Floats:
+        resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
+        self._net.setInputSize((resized.shape[1], resized.shape[0]))
+        rows = self._net.detect(resized)[1]
+        if rows is None:
+            return np.zeros((0, 15), np.float32)
+        return np.asarray(rows / np.array([scale] * 14 + [1.0]), np.float32)
+
+
+def overlaps(a_M4: Floats, b_K4: Floats) -> Floats:
+    """IoU [M, K] of boxes x, y, w, h."""
+    low = np.maximum(a_M4[:, None, :2], b_K4[None, :, :2])
+    high = np.minimum(a_M4[:, None, :2] + a_M4[:, None, 2:4], b_K4[None, :, :2] + b_K4[None, :, 2:4])
+    both = np.clip(high - low, 0, None).prod(2)
+    areas = a_M4[:, None, 2:4].prod(2) + b_K4[None, :, 2:4].prod(2)
+    return np.asarray(both / (areas - both + 1e-7), np.float32)
+
+
+def _suppress(rows: Floats, threshold: float) -> list[int]:
+    kept: list[int] = []
+    for row in np.argsort(-rows[:, 14], kind="stable"):
+        if not kept or overlaps(rows[row : row + 1], rows[kept]).max() < threshold:
+            kept.append(int(row))
+    return kept
+
+
+def read_frames(folder: Path) -> list[AnnotatedFrame]:
+    """Every picture of a COCO-style folder (annotations.json beside the pictures); raises Rejected when it is not one."""
+    try:
+        coco = json.loads((folder / "annotations.json").read_bytes())
+        names = {c["id"]: str(c["name"]) for c in coco["categories"]}
+        marks: dict[int, list[tuple[list[float], str]]] = {picture["id"]: [] for picture in coco["images"]}
+        for mark in coco["annotations"]:
+            marks[mark["image_id"]].append((mark["bbox"], names[mark["category_id"]]))
+        files = [(picture["file_name"], picture["id"]) for picture in coco["images"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: no COCO-style annotations.json ({type(error).__name__}: {error})") from None
+    frames = []
+    for file, number in files:
+        image = cv2.imread(str(folder / file))
+        if image is None:
+            raise Rejected(Reason.BAD_INPUT, f"{folder / file}: not a readable picture")
+        boxes = np.array([box for box, _ in marks[number]], np.float32).reshape(-1, 4)
+        frames.append(AnnotatedFrame(file, image.astype(np.uint8, copy=False), boxes, tuple(label for _, label in marks[number])))
+    return frames
+
+
+def is_held_out(file: str) -> bool:
+    """Whether a training frame is kept for validation: by its name, so that the split never moves."""
+    return zlib.crc32(file.encode()) % HELD_OUT_OF == 0
+
+
+def build_library(data: Path, teacher: Teacher, cache: Path) -> Library:
+    """Frames of `data`/frames_train that are not held out, and crops of `data`/faces/train, with the teacher's labels.
+
+    The labels are kept in `cache`, so that a training that is resumed does not make them again. Crops that were cut from the
+    frames are left out: some would show held-out frames. Raises Rejected when a folder is missing or not as expected.
+    """
+    labels = _Labels(teacher, cache)
+    annotated = [frame for frame in read_frames(data / "frames_train") if not is_held_out(frame.file)]
+    frames = []
+    for frame in annotated:
+        rows = labels.of(f"frame/{frame.file}", frame.image_HWC, TEACHER_SIDES_PX)
+        frames.append(_merge(frame.image_HWC, frame.boxes_M4, rows))
+    crops, sources = [], [FRAMES_SOURCE] * len(frames)
+    for file, source, image in _read_crops(data / "faces"):
+        scene = _crop_scene(image, labels.of(f"crop/{file}", image, CROP_SIDES_PX))
+        if scene is not None:
+            crops.append(scene)
+            sources.append(source)
+    labels.save()
+    focus, cumulated = _focus(frames, annotated)
+    return Library(tuple(frames), tuple(crops), dict(sorted(Counter(sources).items())), focus, cumulated)
+
+
+def _focus(frames: list[Scene], annotated: list[AnnotatedFrame]) -> tuple[tuple[tuple[int, int], ...], NDArray[np.float64]]:
+    """Faces to centre views on: each label its share, within it each frame the same, portraits of one face half of that."""
+    by_label: dict[str, dict[int, list[int]]] = {label: {} for label in FOCUS_SHARES}
+    for number, (scene, frame) in enumerate(zip(frames, annotated, strict=True)):
+        labels = [*frame.labels, *[""] * (len(scene.is_face_M) - len(frame.labels))]  # what the teacher alone sees comes last
+        for face, label in enumerate(labels):
+            if scene.is_face_M[face]:
+                by_label[label].setdefault(number, []).append(face)
+    focus, chances = [], []
+    for label, share in FOCUS_SHARES.items():
+        weights = {number: 0.5 if len(frames[number].boxes_M4) == 1 else 1.0 for number in by_label[label]}
+        for number, faces in by_label[label].items():
+            focus += [(number, face) for face in faces]
+            chances += [share * weights[number] / sum(weights.values()) / len(faces)] * len(faces)
+    cumulated = np.cumsum(np.array(chances, np.float64))
+    return tuple(focus), cumulated / cumulated[-1:]
+
+
+def held_out(data: Path) -> list[AnnotatedFrame]:
+    """The frames of `data`/frames_train that no training sees."""
+    return [frame for frame in read_frames(data / "frames_train") if is_held_out(frame.file)]
+
+
+class _Labels:
+    """The teacher's rows by picture, from a file where they stand there."""
+
+    def __init__(self, teacher: Teacher, cache: Path) -> None:
+        self._teacher, self._cache = teacher, cache
+        self._rows: dict[str, Floats] = {}
+        if cache.is_file():
+            with np.load(cache, allow_pickle=False) as stored:
+                if str(stored["digest"]) == teacher.digest:
+                    self._rows = {name: stored[name] for name in stored.files if name != "digest"}
+
+    def of(self, name: str, image: Image, sides_px: tuple[int, ...]) -> Floats:
+        if name not in self._rows:
+            self._rows[name] = self._teacher.label(image, sides_px)
+        return self._rows[name]
+
+    def save(self) -> None:
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(self._cache, digest=np.array(self._teacher.digest), **self._rows)  # type: ignore[arg-type]
+
+
+def _read_crops(folder: Path) -> Iterator[tuple[str, str, Image]]:
+    """File, source and picture of the training crops, each with a border of repeated edge pixels."""
+    try:
+        with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "train" and row["source"] != FRAMES_SOURCE]
+    except (OSError, KeyError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv with split and source ({error})") from None
+    for row in rows:
+        image = cv2.imread(str(folder / row["file"]))
+        if image is None:
+            raise Rejected(Reason.BAD_INPUT, f"{folder / row['file']}: not a readable picture")
+        pad = int(image.shape[0] * CROP_PAD)
+        yield row["file"], row["source"], cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+
+
+def _merge(image: Image, truth_M4: Floats, rows: Floats) -> Scene:
+    """Annotated boxes, with the teacher's box and landmarks where both see the face, and what the teacher alone sees."""
+    boxes, landmarks, is_face = [], [], []
+    left = list(range(len(rows)))
+    match = overlaps(truth_M4, rows)
+    for number, box in enumerate(truth_M4):
+        best = max(left, key=lambda row: float(match[number, row]), default=None)
+        if best is not None and match[number, best] >= 0.45:
+            left.remove(best)
+            # The middle of the two: annotators draw tighter than the teacher, and the classifier's crops come from either.
+            boxes.append((box + rows[best, :4]) / 2)
+            landmarks.append(rows[best, 4:14])
+        else:
+            boxes.append(box)
+            landmarks.append(np.full(10, np.nan, np.float32))
+        is_face.append(True)
+    for row in left:
+        if len(truth_M4) and match[:, row].max() > 0.3:
+            continue
+        boxes.append(rows[row, :4])
+        landmarks.append(rows[row, 4:14])
+        is_face.append(bool(rows[row, 14] >= SURE))
+    return Scene(
+        image,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(landmarks, np.float32).reshape(-1, 10),
+        np.array(is_face, np.bool_),
+    )
+
+
+def _crop_scene(image: Image, rows: Floats) -> Scene | None:
+    """A crop with its faces, or None when the teacher sees none in the middle of it."""
+    middle = image.shape[0] / 2
+    away = np.abs(rows[:, :2] + rows[:, 2:4] / 2 - middle).max(1)
+    central = np.flatnonzero((away < middle / 3) & (rows[:, 14] >= 0.5))
+    if not len(central):
+        return None
+    # Rows are sorted by score: the first central one is the face that the crop was cut for, and comes first.
+    order = [int(central[0]), *(row for row in range(len(rows)) if row != central[0])]
+    rows = rows[order]
+    is_face = rows[:, 14] >= SURE
+    is_face[0] = True
+    return Scene(image, rows[:, :4].copy(), rows[:, 4:14].copy(), is_face)

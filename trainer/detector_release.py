@@ -1,0 +1,144 @@
+"""A finished detector run -> a release folder: one ONNX file that OpenCV decodes, its manifest and its card."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import thop
+import torch
+
+from protocol import release
+from protocol.errors import DeviceError, Reason, Rejected
+from protocol.release import Golden, Manifest, Score
+from trainer.card import licence
+from trainer.detector import Trained, load_run
+from trainer.detector_card import card
+from trainer.detector_net import HEADS, OUTPUTS, DetectorNet, export
+from trainer.detector_run import RESULTS_FILE
+
+MEASURED_PX = (640, 384)
+"""Width and height that MACs are counted at."""
+MAX_BYTES = 200_000
+GOLDEN_PX = 64
+"""The smallest input that OpenCV computes rightly: at 32 its depthwise convolutions err on maps that are one place wide."""
+GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
+"""Scores of all strides, boxes and landmarks of the coarsest: all 12 would make the manifest too long for a retained message."""
+
+
+def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifest:
+    """Writes a run as a release folder and returns its manifest; the same run gives the same bytes.
+
+    Raises Rejected when the run is not finished or its model is too large, DeviceError when OpenCV does not give torch's answers.
+    """
+    trained = load_run(run)
+    try:
+        results = json.loads((run / RESULTS_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{run}: no readable {RESULTS_FILE}; is the training finished? ({type(error).__name__})") from None
+    model = export(trained.network)
+    if len(model) > MAX_BYTES:
+        raise Rejected(Reason.TOO_LARGE, f"detector of size {trained.size!r}: {len(model)} bytes, at most {MAX_BYTES}; train a smaller size")
+    folder.mkdir(parents=True, exist_ok=True)
+    # The manifest goes last: a folder without one is no release.
+    _replace(folder / release.MODEL_FILE, model)
+    check_parity(trained.network, folder / release.MODEL_FILE)
+    manifest = _manifest(trained, model, results, name, version)
+    _replace(folder / release.CARD_FILE, card(manifest, results).encode())
+    _replace(folder / release.MANIFEST_FILE, manifest.encode())
+    return manifest
+
+
+def _replace(path: Path, data: bytes) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)
+
+
+def _manifest(trained: Trained, model: bytes, results: dict[str, Any], name: str, version: str) -> Manifest:
+    return Manifest(
+        kind="detector",
+        name=name,
+        version=version,
+        created=trained.created,
+        digest=release.digest(model),
+        size_bytes=len(model),
+        input=release.Input(width_px=MEASURED_PX[0], height_px=MEASURED_PX[1], colour="bgr", crop_margin=1.0),
+        labels=("face",),
+        threshold=results["threshold"],
+        unsure=(0.0, 0.0),
+        temperature=1.0,
+        architecture=architecture(trained.network, trained.size),
+        scores=_scores(results),
+        sources=tuple(release.Source(name=source, pictures=n, licence=licence(source)) for source, n in trained.pictures.items()),
+        golden=golden(trained.network),
+    )
+
+
+def _scores(results: dict[str, Any]) -> dict[str, Score]:
+    """Recall on the test frames at the detector's own threshold, by width of the picture."""
+    scores = {}
+    for width, rows in results.get("test", {}).get("widths", {}).items():
+        found = rows["ours"]
+        scores[f"frames {width}"] = Score(
+            n=found["recall_all"]["n"],
+            accuracy=found["recall_all"]["share"],
+            accuracy_low=found["recall_all"]["low"],
+            accuracy_high=found["recall_all"]["high"],
+            recall_with_mask=found["recall"]["with_mask"]["share"],
+            recall_without_mask=found["recall"]["without_mask"]["share"],
+        )
+    return scores
+
+
+def architecture(network: DetectorNet, size: str) -> release.Architecture:
+    """Counts of a network; MACs as thop counts them at MEASURED_PX."""
+    width, height = MEASURED_PX
+    # thop leaves buffers behind in the modules that it visits, so it is given a copy.
+    macs, _ = thop.profile(copy.deepcopy(network).eval(), (torch.zeros(1, 3, height, width),), verbose=False)
+    parameters = list(network.parameters())
+    return release.Architecture(
+        name=f"detector-{size}",
+        channels=(*network.widths.stages, network.widths.neck),
+        parameters=sum(p.numel() for p in parameters),
+        parameters_nonzero=sum(p.numel() - (int((p == 0).sum()) if p.dim() > 1 else 0) for p in parameters),
+        macs=int(macs),
+        flops=2 * int(macs),
+    )
+
+
+def answers(network: DetectorNet, image_1CHW: torch.Tensor) -> dict[str, np.ndarray]:
+    """What the exported model answers to one picture of bytes [1, 3, H, W]: output name -> [P, channels] of that stride."""
+    with torch.no_grad():
+        levels = network.maps(image_1CHW.float() / 255)
+    rows = [level.permute(0, 2, 3, 1).reshape(-1, level.shape[1]) for level in levels]
+    ends = np.cumsum([0, *HEADS.values()])
+    parts = {head: (int(start), int(end)) for head, start, end in zip(HEADS, ends[:-1], ends[1:], strict=True)}
+    named = [(head, row[:, slice(*parts[head])]) for head in HEADS for row in rows]
+    return {name: (value.sigmoid() if head in {"cls", "obj"} else value).numpy() for name, (head, value) in zip(OUTPUTS, named, strict=True)}
+
+
+def golden(network: DetectorNet) -> Golden:
+    """The self-test of a detector: its answers to one pseudo-random picture of bytes."""
+    question = Golden(seed="maskfleet", shape=(1, 3, GOLDEN_PX, GOLDEN_PX), outputs={}, tolerance=2e-3)
+    image = np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)
+    found = answers(network, torch.from_numpy(image.copy()))
+    outputs = {name: tuple(round(float(value), 3) for value in found[name].ravel()) for name in GOLDEN_OUTPUTS}
+    return question.model_copy(update={"outputs": outputs})
+
+
+def check_parity(network: DetectorNet, model: Path, tolerance: float = 1e-3) -> None:
+    """Raises DeviceError unless OpenCV answers as torch does, at two sizes."""
+    import cv2
+
+    deployed = cv2.dnn.readNetFromONNX(str(model))
+    for height, width in ((64, 64), (96, 160)):
+        image = np.random.default_rng(0).integers(0, 256, (1, 3, height, width), np.uint8)
+        expected = answers(network, torch.from_numpy(image))
+        deployed.setInput(image.astype(np.float32))
+        for name, value in zip(OUTPUTS, deployed.forward(list(OUTPUTS)), strict=True):
+            difference = float(np.abs(np.asarray(value).reshape(expected[name].shape) - expected[name]).max())
+            if not difference <= tolerance:
+                raise DeviceError(f"OpenCV differs from torch by {difference:.1e} in {name} (at most {tolerance:.0e})")

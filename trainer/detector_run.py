@@ -1,0 +1,59 @@
+"""The life of a detector: label the pictures, train, choose the threshold on held-out frames, score on the test frames."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from protocol import release
+from protocol.errors import Reason, Rejected
+from trainer import detector_eval
+from trainer.detector import DetectorRecipe, fit_detector, load_run
+from trainer.detector_data import Teacher, build_library, held_out, read_frames
+from trainer.detector_net import SIZES, export
+
+TIMES_FALSE = 2.0
+"""The threshold lets through so many times the teacher's false positives: a bare face that is missed is a missed alarm, and many of
+what counts as false are faces that the annotators left out."""
+LABELS_FILE, RESULTS_FILE = "labels.npz", "detector.json"
+
+
+def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, console: Console) -> dict[str, Any]:
+    """Trains in `run`, or goes on from its checkpoint, with a progress bar; then scores. Returns what `run`/detector.json holds.
+
+    `data` has frames_train/ (COCO-style), faces/ (index.csv) and, to be scored, frames/. Raises Rejected for a bad setting or
+    folder, DeviceError for a teacher that OpenCV cannot load.
+    """
+    if recipe.size not in SIZES:
+        raise Rejected(Reason.BAD_SETTING, f"size {recipe.size!r}: choose one of {', '.join(SIZES)}")
+    if recipe.steps < 2:
+        raise Rejected(Reason.BAD_SETTING, f"steps {recipe.steps}: at least 2")
+    watched = Teacher(teacher)
+    with console.status("labelling pictures"):
+        library = build_library(data, watched, run / LABELS_FILE)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(run.name, total=recipe.steps)
+        for progress in fit_detector(library, recipe, run):
+            losses = " ".join(f"{name} {value:.2f}" for name, value in progress.losses.items())
+            bar.update(task, completed=progress.step, description=f"{run.name}: {losses}")
+    with console.status("scoring"):
+        return score_detector(data, teacher, run)
+
+
+def score_detector(data: Path, teacher: Path, run: Path) -> dict[str, Any]:
+    """Threshold (on held-out frames) and scores (on `data`/frames) of a trained run, as written to `run`/detector.json."""
+    model = run / release.MODEL_FILE
+    model.write_bytes(export(load_run(run).network))
+    frames = held_out(data)
+    threshold = round(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE), 2)
+    results: dict[str, Any] = {"threshold": threshold, "held_out": detector_eval.compare(model, threshold, teacher, frames)}
+    if (data / "frames").is_dir():
+        results["test"] = detector_eval.compare(model, threshold, teacher, read_frames(data / "frames"))
+    part = run / f"{RESULTS_FILE}.part"
+    part.write_text(json.dumps(results, indent=1))
+    os.replace(part, run / RESULTS_FILE)
+    return results
