@@ -14,6 +14,8 @@ Detector = Callable[[Frame], tuple[Face, ...]]
 
 YUNET_STRIDE = 32
 """Both sides of a YuNet input are multiples of its largest stride."""
+SMALLEST_SIDE_PX = 64
+"""OpenCV 4.14 computes depthwise convolutions wrongly on maps that are one place wide."""
 YUNET_SCORE = 0.6
 """For a network that comes without a manifest."""
 RESOLVED_PX = 24
@@ -52,8 +54,10 @@ class YuNetDetector:
         """`model` is an ONNX file; raises Rejected when it is no such network."""
         self._smallest_face_px = smallest_face_px
         try:
-            self._network = cv2.FaceDetectorYN.create("onnx", np.frombuffer(model, np.uint8), np.empty(0, np.uint8), (64, 64), score_threshold=score)
-            self._network.detect(np.zeros((64, 64, 3), np.uint8))
+            self._network = cv2.FaceDetectorYN.create(
+                "onnx", np.frombuffer(model, np.uint8), np.empty(0, np.uint8), (SMALLEST_SIDE_PX, SMALLEST_SIDE_PX), score_threshold=score
+            )
+            self._network.detect(np.zeros((SMALLEST_SIDE_PX, SMALLEST_SIDE_PX, 3), np.uint8))
         except cv2.error as error:
             raise Rejected(Reason.BAD_INPUT, f"not a network in YuNet's format ({_first_line(error)})") from None
 
@@ -62,7 +66,8 @@ class YuNetDetector:
         small, scale = _shrink(frame.image_HWC, input_width(frame.image_HWC.shape[1], self._smallest_face_px))
         height, width = small.shape[:2]
         # Filled up to whole strides at the right and below, so that no face is stretched.
-        filled = cv2.copyMakeBorder(small, 0, -height % YUNET_STRIDE, 0, -width % YUNET_STRIDE, cv2.BORDER_CONSTANT)
+        below, right = (max(SMALLEST_SIDE_PX - side, -side % YUNET_STRIDE) for side in (height, width))
+        filled = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)
         try:
             self._network.setInputSize((filled.shape[1], filled.shape[0]))
             _, rows = self._network.detect(filled)

@@ -58,7 +58,7 @@ class BrokerSettings(_Section):
 class DetectSettings(_Section):
     """Finding faces."""
 
-    model: str = "haar"
+    model: str = "shipped"
     """`shipped`, `haar`, or the path of a detector's release folder or of an ONNX file in YuNet's format."""
     smallest_face_px: int = Field(default=48, ge=8, le=2000)
     """The smallest face that must be seen (shorter side, in pixels of the camera's picture). Pictures are looked at no larger than it

@@ -10,11 +10,12 @@ import typer
 from rich.markup import escape
 
 from protocol.errors import FleetError, Reason, Rejected
-from trainer import lab
+from trainer import detector_commands, lab
 from trainer.console import Json, err, follow, out, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Makes the fleet's models.")
 lab.add_to(app)
+detector_commands.add_to(app)
 
 
 def main() -> None:
@@ -93,6 +94,9 @@ def export(
     version: str = "1",
 ) -> None:
     """Writes a run as a release folder: model.onnx, manifest.json, CARD.md."""
+    if detector_commands.is_detector_run(run):
+        detector_commands.export_detector_run(run, to, version)
+        return
     from trainer import export as exporter
     from trainer import results
     from trainer import runs as run_folders
@@ -105,18 +109,25 @@ def export(
 @app.command()
 def evaluate(
     release: Annotated[Path, typer.Argument(help="Release folder.")],
-    data: Annotated[Path, typer.Option(help="Folder with with_mask/ and without_mask/.")],
+    data: Annotated[Path, typer.Option(help="Folder with with_mask/ and without_mask/; for a detector, of annotated frames (COCO).")],
+    reference: Annotated[Path | None, typer.Option(help="For a detector: one in YuNet's format to stand beside it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Scores a release on face pictures, in all and for each source."""
+    """Scores a release: a classifier on face pictures, in all and for each source; a detector on annotated frames."""
+    from trainer.folder import read_release
+
+    manifest, model = read_release(release)
+    if manifest.kind == "detector":
+        from trainer.detector_eval import evaluate_release
+
+        detector_commands.show_detector(evaluate_release(release, data, reference), as_json)
+        return
     import numpy as np
 
     from trainer import evaluate as evaluator
     from trainer import runtimes
     from trainer.data import INCORRECT, read_folder, read_incorrect, resize
-    from trainer.folder import read_release
 
-    manifest, model = read_release(release, "classifier")
     pictures = read_folder(data)
     run = runtimes.onnx_runtime(model)
 

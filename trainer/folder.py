@@ -7,12 +7,12 @@ from protocol.errors import Reason, Rejected
 from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest
 
 
-def read_release(folder: Path, kind: Literal["classifier", "detector"]) -> tuple[Manifest, Path]:
-    """The manifest and the model file of a release, its digest checked; raises Rejected."""
+def read_release(folder: Path, kind: Literal["classifier", "detector"] | None = None) -> tuple[Manifest, Path]:
+    """The manifest and the model file of a release (of a kind, if one is named), its digest checked; raises Rejected."""
     if not (folder / MANIFEST_FILE).is_file() or not (folder / MODEL_FILE).is_file():
         raise Rejected(Reason.BAD_RELEASE, f"{folder}: not a release folder (needs {MODEL_FILE} and {MANIFEST_FILE})")
     manifest = Manifest.parse((folder / MANIFEST_FILE).read_bytes())
-    if manifest.kind != kind:
+    if kind is not None and manifest.kind != kind:
         raise Rejected(Reason.WRONG_KIND, f"{folder}: a {manifest.kind}, not a {kind}")
     manifest.check_model((folder / MODEL_FILE).read_bytes())
     return manifest, folder / MODEL_FILE

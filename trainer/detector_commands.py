@@ -1,0 +1,68 @@
+"""The commands around face detectors: train one, export one, and show what one finds beside others."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trainer.console import err, out, show
+
+DETECTOR_KIND = '"kind": "detector"'
+
+
+def add_to(app: typer.Typer) -> None:
+    """Makes the commands of this module commands of the program."""
+    app.command()(detector)
+
+
+def detector(
+    data: Annotated[Path, typer.Argument(help="Folder with frames_train/ (COCO), faces/ and, to be scored, frames/.")],
+    teacher: Annotated[Path, typer.Option(help="A detector in YuNet's format, which labels what nobody annotated.")],
+    name: Annotated[str, typer.Option(help="Name of the run.")] = "detector",
+    size: Annotated[str, typer.Option(help="small, medium or large.")] = "medium",
+    steps: Annotated[int, typer.Option(min=2)] = 10_000,
+    seed: int = 0,
+    runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
+) -> None:
+    """Distils a face detector; started again, it goes on from its last checkpoint."""
+    from trainer.detector import DetectorRecipe
+    from trainer.detector_run import run_detector
+
+    results = run_detector(data, teacher, runs / name, DetectorRecipe(size=size, steps=steps, seed=seed), err)
+    show_detector(results.get("test", results["held_out"]), as_json=False)
+    out.print(f"{runs / name}: threshold {results['threshold']}", highlight=False)
+
+
+def export_detector_run(run: Path, to: Path, version: str) -> None:
+    """Writes a detector's run as a release folder."""
+    from trainer.detector_release import export_detector
+
+    manifest = export_detector(run, "face", version, to)
+    out.print(f"{to}: {manifest.name} {version}, {manifest.size_bytes:,} bytes, sha256 {manifest.digest[:12]}", highlight=False)
+
+
+def is_detector_run(run: Path) -> bool:
+    """Whether a run folder is of a detector."""
+    config = run / "config.json"
+    return config.is_file() and DETECTOR_KIND in config.read_text(encoding="utf-8")
+
+
+def show_detector(document: dict[str, Any], as_json: bool) -> None:
+    """What detectors find on the same frames, as JSON or as a table."""
+    rows = []
+    for width, found in document["widths"].items():
+        for name, row in found.items():
+            recalls = {label: row["recall"][label]["share"] for label in ("with_mask", "without_mask")}
+            ms = document["time_ms"].get(width, {}).get(name, {}).get("p50_ms")
+            rows.append(
+                {
+                    "width": width,
+                    "detector": name,
+                    "threshold": row["threshold"],
+                    **recalls,
+                    "false positives": row["false_positives"],
+                    "average precision": row["average_precision"],
+                    "ms p50": ms,
+                }
+            )
+    show(document, rows, as_json)
