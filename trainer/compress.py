@@ -38,7 +38,7 @@ class Options:
     """Of every reference and of every arm of the ablation alike."""
     door_epochs: int = 60
     seeds: tuple[int, ...] = (0, 1, 2)
-    students: tuple[str, ...] = ("door-96", "patch-deep")
+    students: tuple[str, ...] = ("door-96", "patch-wide")
     bfloat16: bool = False
     only: tuple[str, ...] = ()
     """Groups, or patterns of run names; what they need is made as well. Empty: all."""

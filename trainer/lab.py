@@ -147,7 +147,7 @@ def compress(
     epochs: Annotated[int, typer.Option(min=1, help="Of each reference and each arm of the ablation.")] = 30,
     door_epochs: Annotated[int, typer.Option(min=1, help="Of each door model.")] = 60,
     seeds: Annotated[str, typer.Option(help="One repetition for each.")] = "0,1,2",
-    students: Annotated[str, typer.Option(help="Architectures that learn from `sight`.")] = "door-96,patch-deep",
+    students: Annotated[str, typer.Option(help="Architectures that learn from `sight`.")] = "door-96,patch-wide",
     only: Annotated[
         str, typer.Option(help="Only these groups (references, ablation, door, folds) or run names, * allowed, and what they need.")
     ] = "",
