@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from edge_agent.decide import Rules
 from edge_agent.sources import NVARGUS
-from protocol.errors import Reason, Rejected
+from protocol.errors import Reason, Rejected, one_line
 from protocol.link import Broker
 from protocol.topics import SEGMENT, Address
 
@@ -163,10 +163,7 @@ def read_settings(file: Path | None = None, **overrides: Any) -> Settings:
         settings = Settings(**values)
         return settings.model_copy(update=overrides) if overrides else settings
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = "no such setting" if first["type"] == "extra_forbidden" else first["msg"]
-        raise Rejected(Reason.BAD_SETTING, f"setting {key}: {what}") from None
+        raise Rejected(Reason.BAD_SETTING, f"setting {one_line(error)}".replace("Extra inputs are not permitted", "no such setting")) from None
     except ValueError as error:  # a variable whose text is no JSON where JSON is needed
         raise Rejected(Reason.BAD_SETTING, f"settings: {error}") from None
 

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from pydantic import ValidationError
+
 
 class FleetError(Exception):
     """Anything that MaskFleet itself raises; its text is one line for a person."""
@@ -36,3 +38,10 @@ class Rejected(FleetError):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, as `field: what`."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from protocol import topics
-from protocol.errors import Reason, Rejected
+from protocol.errors import Reason, Rejected, one_line
 from protocol.topics import Topic
 
 MAX_PAYLOAD_BYTES = 20_000
@@ -43,9 +43,7 @@ class Message(BaseModel):
         try:
             return cls._parse(payload)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Rejected(Reason.BAD_PAYLOAD, f"{cls.topic.leaf}: {where + ': ' if where else ''}{first['msg']}") from None
+            raise Rejected(Reason.BAD_PAYLOAD, f"{cls.topic.leaf}: {one_line(error)}") from None
 
     @classmethod
     def _parse(cls, payload: bytes) -> Self:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from protocol.errors import Reason, Rejected
+from protocol.errors import Reason, Rejected, one_line
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
@@ -113,9 +113,7 @@ class Manifest(_Part):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise Rejected(Reason.BAD_RELEASE, f"manifest: {where + ': ' if where else ''}{first['msg']}") from None
+            raise Rejected(Reason.BAD_RELEASE, f"manifest: {one_line(error)}") from None
 
     def check_model(self, model: bytes) -> None:
         """Raises Rejected unless these bytes are the model that the manifest describes."""

@@ -81,10 +81,12 @@ async def test_a_camera_that_is_not_there_is_said_over_mqtt(mosquitto, tmp_path:
         assert await asyncio.wait_for(process.wait(), 15) == 0
 
 
-async def test_a_clip_of_bare_faces_that_mask_themselves(mosquitto, tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("detector", ["shipped", "yunet"])
+async def test_a_clip_of_bare_faces_that_mask_themselves(mosquitto, tmp_path: Path, data: Path, detector: str) -> None:
     """One alert for each of the four people, and one more for him who takes his mask off again; each ends."""
-    clip, detector = data / "videos" / "four_people_put_on_masks.mp4", data / "models" / "face_detection_yunet_2023mar.onnx"
-    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, f"file:{clip}?pace=max", MASKFLEET_DETECT__MODEL=str(detector)) as process:
+    model = str(data / "models" / "face_detection_yunet_2023mar.onnx") if detector == "yunet" else detector
+    uri = f"file:{data / 'videos' / 'four_people_put_on_masks.mp4'}?pace=max"
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, uri, MASKFLEET_DETECT__MODEL=model) as process:
         assert await asyncio.wait_for(process.wait(), 60) == 0
         await ear.until(lambda ear: ear.of(Status) and ear.of(Status)[-1].value == "offline")
     assert len(ear.of(Alert)) == 5
@@ -94,8 +96,7 @@ async def test_a_clip_of_bare_faces_that_mask_themselves(mosquitto, tmp_path: Pa
 
 @pytest.mark.parametrize(("clip", "alerts"), [("one_person_masked.mp4", 0), ("one_person_unmasked.mp4", 1)])
 async def test_a_clip_of_one_person(mosquitto, tmp_path: Path, data: Path, clip: str, alerts: int) -> None:
-    uri, detector = f"file:{data / 'videos' / clip}?pace=max", data / "models" / "face_detection_yunet_2023mar.onnx"
-    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, uri, MASKFLEET_DETECT__MODEL=str(detector)) as process:
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, f"file:{data / 'videos' / clip}?pace=max") as process:
         assert await asyncio.wait_for(process.wait(), 60) == 0
         await ear.until(lambda ear: ear.of(Status) and ear.of(Status)[-1].value == "offline")
     assert (len(ear.of(Alert)), len(ear.of(IncidentEnded))) == (alerts, alerts)

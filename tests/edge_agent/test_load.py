@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_agent.detect import input_width
 from edge_agent.load import load_classifier, load_detector
 from edge_agent.runtime import Session
+from edge_agent.scene import Frame
 from edge_agent.settings import ClassifySettings, DetectSettings
 from protocol.errors import DeviceError, Reason, Rejected
 
@@ -76,10 +78,43 @@ def test_a_session_refuses_a_batch_of_another_shape(classifier_release: Path) ->
         Session(classifier_release / "model.onnx").run(np.zeros((1, 64, 64, 3), np.uint8))
 
 
-def test_the_cascade_loads() -> None:
+def test_the_detector_that_ships_loads() -> None:
     detect, model = load_detector(DetectSettings())
+    assert model.name == "face"
+    assert len(model.digest) == 64
+    assert callable(detect)
+
+
+def test_the_cascade_loads() -> None:
+    detect, model = load_detector(DetectSettings(model="haar"))
     assert model.name == "haar"
     assert callable(detect)
+
+
+def test_a_detectors_release_is_checked_like_a_classifiers(tmp_path: Path, classifier_release: Path) -> None:
+    release = Path(shutil.copytree(classifier_release.parent / "detector", tmp_path / "release"))
+    assert load_detector(DetectSettings(model=str(release)))[1].name == "face"
+    golden = json.loads((release / "manifest.json").read_text())["golden"]
+    golden["outputs"]["cls_8"][0] += 0.5
+    change(release, golden=golden)
+    with pytest.raises(Rejected, match="golden test: cls_8 differs"):
+        load_detector(DetectSettings(model=str(release)))
+    (release / "model.onnx").write_bytes((release / "model.onnx").read_bytes()[:-100])
+    with pytest.raises(Rejected, match="SHA-256"):
+        load_detector(DetectSettings(model=str(release)))
+    with pytest.raises(Rejected, match="a classifier, not a detector"):
+        load_detector(DetectSettings(model=str(classifier_release)))
+
+
+@pytest.mark.parametrize(("picture", "smallest", "width"), [(1280, 48, 640), (1280, 24, 1280), (1920, 96, 480), (400, 48, 400), (4000, 60, 1600)])
+def test_the_width_follows_the_smallest_face(picture: int, smallest: int, width: int) -> None:
+    assert input_width(picture, smallest) == width
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 300), (30, 30), (33, 65), (2000, 20)])
+def test_pictures_of_any_size_are_looked_at(size: tuple[int, int]) -> None:
+    detect, _ = load_detector(DetectSettings())
+    assert detect(Frame(np.full((*size, 3), 90, np.uint8), 0.0, 0.0)) == ()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage"])
