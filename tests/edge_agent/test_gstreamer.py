@@ -90,9 +90,11 @@ def test_a_decoded_file_runs_the_same_path_pixel_for_pixel(camera, tmp_path: Pat
     for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255)) * 20:
         writer.write(np.full((48, 64, 3), colour, np.uint8))
     writer.release()
-    source = open_source(CameraUri.parse("csi://0?width=64&height=48&fps=20"), f"filesrc location={path} ! decodebin")
-    pixels = {tuple(int(v > 128) for v in source.read()[24, 32]) for _ in range(10)}
-    source.close()
+    source = open_source(CameraUri.parse("csi://0?width=64&height=48&fps=20"), f"filesrc location={path} ! decodebin ! identity sync=true")
+    try:
+        pixels = {tuple(int(v > 128) for v in source.read()[24, 32]) for _ in range(10)}
+    finally:
+        source.close()
     assert pixels <= {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
     assert pixels
 
