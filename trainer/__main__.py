@@ -23,6 +23,10 @@ def main() -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         app()
+    except ModuleNotFoundError as error:
+        extra = escape("'maskfleet[trainer]'")
+        err.print(f"[red]error:[/] the trainer needs {error.name}: pip install {extra}", highlight=False, soft_wrap=True)
+        sys.exit(1)
     except FleetError as error:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
