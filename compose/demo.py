@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -40,7 +41,10 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
         messages = await stack.enter_async_context(subscriber.receive(settings.base, *SHOWN))
         listening = asyncio.create_task(_listen(messages, counts, show))
         stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(seconds, stop.set)
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, stop.set)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
         await agent.run(settings, stop)
         await asyncio.sleep(0.3)  # what the camera said last is still on its way
         listening.cancel()

@@ -223,7 +223,7 @@ class Link:
                     connected_at = clock()
                     self._session += 1
                     await self._serve(client)
-            except (aiomqtt.MqttError, LinkError) as error:
+            except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
                 level = logging.WARNING if attempt == 0 else logging.DEBUG
                 log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, error)
             finally:

@@ -1,5 +1,6 @@
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -41,3 +42,15 @@ def test_a_broker_that_is_not_there_is_one_line(broker: str, says: str) -> None:
     assert done.returncode == 1
     assert says in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_demo_as_its_time_would() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "compose", "demo"], stdout=subprocess.PIPE, text=True)
+    lines = []
+    while "ALERT" not in (lines[-1] if lines else ""):
+        lines.append(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "ended (stopped)" in rest
+    assert rest.splitlines()[-1].startswith("1 alerts, 1 incidents")
