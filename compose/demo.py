@@ -32,7 +32,7 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
         broker = Broker.parse(url) if url else await stack.enter_async_context(embedded_broker())
         broker_url = url or f"mqtt://{broker.host}:{broker.port}"
         state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-demo-")))
-        settings = Settings(
+        settings = Settings.model_construct(  # not from variables: this camera is the demo's own
             site=SITE, camera=CAMERA, uri="demo:", telemetry_s=TELEMETRY_S, state_dir=state_dir, broker=BrokerSettings(url=broker_url)
         )
         show(f"broker {broker.host}:{broker.port}, also yours: mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{settings.base}/#'")
@@ -75,7 +75,7 @@ def line(message: Message) -> str:
             late = f", replayed after {message.delay_s} s" if message.replayed else ""
             return f"ALERT     no mask: p {message.p_no_mask:.2f}, votes {message.votes}, {message.id}{late}"
         case IncidentEnded():
-            return f"INCIDENT  ended ({message.ended}) after {message.duration_s:.1f} s, {message.id}"
+            return f"INCIDENT  ended ({message.ended}) after {message.duration_s or 0:.1f} s, {message.id}"
         case NoMask():
             return f"no_mask   {message.value}"
         case Telemetry():

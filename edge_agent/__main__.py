@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from dataclasses import asdict
@@ -45,8 +46,14 @@ def run(file: File = None, camera: Uri = None) -> None:
     async def watch() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            if stop.is_set():
+                os._exit(1)  # asked twice: something hangs
+            stop.set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
         await agent.run(settings, stop)
 
     asyncio.run(watch())

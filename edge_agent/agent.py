@@ -20,7 +20,7 @@ from edge_agent.publish import Publisher, message_of
 from edge_agent.scene import Incident
 from edge_agent.settings import Settings
 from edge_agent.vitals import Vitals
-from protocol.errors import LinkError, Reason, Rejected
+from protocol.errors import DeviceError, LinkError, Reason, Rejected
 from protocol.link import Link, Presence
 from protocol.messages import Birth, Command, Discovery, Health, Message
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 HEALTH_S = 60.0
 """Health is said on each change, and at least this often."""
+SHOWN = 500
+"""Longer texts are cut: what a message may hold."""
 AGENT_VERSION = version("maskfleet")
 LOOK_S = 0.5
 """How often the camera's state is looked at."""
@@ -53,6 +55,7 @@ class Agent:
         self._camera = Camera(settings.uri, settings.csi_source)
         self._pipeline = load_pipeline(settings, eyes)
         self._is_detecting = True
+        self._session = 0
         self._vitals = Vitals()
         address = settings.address
         state_dir = settings.state_dir.expanduser()
@@ -65,16 +68,21 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Sees and speaks until stopped."""
         try:
-            # Opening a camera can take seconds.
-            await asyncio.to_thread(self._camera.start)
             async with self._link, asyncio.TaskGroup() as tasks:
                 speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health, self._obey)]
                 stopping = tasks.create_task(self._stop_camera(stop))
-                await asyncio.to_thread(self._see, asyncio.get_running_loop())
-                stopping.cancel()
-                await self._publisher.flush()
-                for task in speaking:
-                    task.cancel()
+                try:
+                    # Opening a camera can take seconds.
+                    await asyncio.to_thread(self._camera.start)
+                    await asyncio.to_thread(self._see, asyncio.get_running_loop())
+                finally:
+                    stopping.cancel()
+                    await self._publisher.flush()
+                    for task in speaking:
+                        task.cancel()
+            state = self._camera.state()
+            if state.capture == "failed" and self._camera.uri.is_recorded:
+                raise DeviceError(f"camera {self._camera.uri.text}: {state.reason}")
         except ExceptionGroup as group:
             raise _first(group) from None
         finally:
@@ -87,16 +95,18 @@ class Agent:
 
     def _see(self, loop: asyncio.AbstractEventLoop) -> None:
         """The worker thread: frames through the pipeline, until the camera is stopped or its material ends."""
-        while True:
-            frame = self._camera.take(timeout_s=LOOK_S)
-            if frame is not None and self._is_detecting:
-                seen = self._pipeline(frame)
-                loop.call_soon_threadsafe(self._note, seen)
-            elif frame is None and self._camera.state().has_ended:
-                break
-            else:
-                self._tell(loop, self._pipeline.wait())
-        self._tell(loop, self._pipeline.stop())
+        try:
+            while True:
+                frame = self._camera.take(timeout_s=LOOK_S)
+                if frame is not None and self._is_detecting:
+                    seen = self._pipeline(frame)
+                    loop.call_soon_threadsafe(self._note, seen)
+                elif frame is None and self._camera.is_over:
+                    break
+                else:
+                    self._tell(loop, self._pipeline.wait())
+        finally:  # also when a model fails: nobody is left with an open incident
+            self._tell(loop, self._pipeline.stop())
 
     def _tell(self, loop: asyncio.AbstractEventLoop, incidents: tuple[Incident, ...]) -> None:
         if incidents:
@@ -178,8 +188,8 @@ class Agent:
             python_version=platform.python_version(),
             classifier=self._eyes.classifier,
             detector=self._eyes.detector,
-            camera_asked=self._camera.uri.text,
-            camera_got=self._camera.state().got,
+            camera_asked=self._camera.uri.text[:SHOWN],
+            camera_got=self._camera.state().got[:SHOWN],
         )
 
     def _health_now(self) -> Health:
@@ -188,7 +198,7 @@ class Agent:
         return Health(
             boot=self._boot,
             capture=state.capture,
-            reason=state.reason,
+            reason=state.reason[:SHOWN],
             last_frame_age_s=age_s,
             detecting=self._is_detecting,
             restarts=state.restarts,

@@ -14,6 +14,7 @@ from edge_agent.scene import Frame
 from edge_agent.settings import Settings
 from edge_agent.sources import CameraUri, Source, open_source
 from edge_agent.vitals import memory_mb
+from protocol.errors import DeviceError
 
 WARM_UP = 5
 
@@ -27,7 +28,10 @@ def bench(settings: Settings, eyes: Eyes, frames: int) -> dict[str, Any]:
     cv2.setNumThreads(1)
     uri = CameraUri.parse(settings.uri)
     pipeline = load_pipeline(settings, eyes)
-    source = open_source(uri, settings.csi_source)
+    try:
+        source = open_source(uri, settings.csi_source)
+    except DeviceError as error:
+        raise DeviceError(f"{uri.text}: {error}") from None
     seen: list[Seen] = []
     start_s = 0.0
     try:
@@ -38,7 +42,8 @@ def bench(settings: Settings, eyes: Eyes, frames: int) -> dict[str, Any]:
             if image is None:
                 source = _again(source, uri, settings.csi_source)
                 image = source.read()
-                assert image is not None, "material that was read once can be read again"
+                if image is None:
+                    raise DeviceError(f"{uri.text}: holds no frame that can be read")
             one = pipeline(Frame(image, number / 30, time.monotonic()))
             if number >= WARM_UP:
                 seen.append(one)

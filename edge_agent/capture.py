@@ -9,7 +9,7 @@ from typing import Literal
 
 from edge_agent.scene import Frame, Image
 from edge_agent.sources import NVARGUS, CameraUri, Source, open_source
-from protocol.errors import DeviceError, FleetError, Reason, Rejected
+from protocol.errors import DeviceError, Reason, Rejected
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +83,10 @@ class Camera:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._state = CaptureState("restarting", "opening", "", None, 0, 0, 0, has_ended=False)
-        self._opened_s = time.monotonic()
+        self._attempt_s: float | None = time.monotonic()
+        """When the camera was last opened; None while it waits to be opened again."""
         self._thread: threading.Thread | None = None
+        self._left_behind: list[threading.Thread] = []
 
     def start(self) -> None:
         """Opens the camera in the background. Raises Rejected at once when what was asked for cannot exist."""
@@ -106,12 +108,17 @@ class Camera:
         """The newest frame; None when there is none in time."""
         return self._slot.take(timeout_s)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no frame will come any more: stopped, or recorded material at its end."""
+        return self._stop.is_set() or self._state.has_ended
+
     def state(self) -> CaptureState:
         """How the camera is now."""
         with self._lock:
             state = replace(self._state, dropped=self._slot.dropped)
         silent_s = self._silent_s(state)
-        if state.capture == "ok" and silent_s > STALLED_S and not state.has_ended:
+        if state.capture in ("ok", "restarting") and silent_s > STALLED_S and not state.has_ended:
             return replace(state, capture="stalled", reason=f"no frame for {silent_s:.0f} s")
         return state
 
@@ -122,21 +129,32 @@ class Camera:
         """
         state = self.state()
         if state.capture == "stalled" and self._silent_s(state) > HUNG_S and not self.uri.is_recorded:
-            log.warning("camera %s: its read hangs; opening it anew", self.uri.text)
-            self.restart("its read hung")
+            log.warning("camera %s: its read hangs", self.uri.text)
+            try:
+                self.restart("its read hung")
+            except Rejected as error:
+                self._set(capture="failed", reason=str(error))
 
     def restart(self, reason: str) -> None:
         """Opens a live camera anew; its old reader is left to end by itself. Raises Rejected for recorded material."""
         if self.uri.is_recorded:
             raise Rejected(Reason.BAD_INPUT, f"{self.uri.text}: recorded material is not opened anew")
+        self._left_behind = [thread for thread in self._left_behind if thread.is_alive()]
+        if self._left_behind:
+            raise Rejected(Reason.BAD_INPUT, "an earlier reader of the camera still hangs; restart the agent")
+        if self._thread is not None:
+            self._left_behind.append(self._thread)
         with self._lock:
             self._state = replace(self._state, capture="restarting", reason=reason, restarts=self._state.restarts + 1)
         self._start_thread(None)
 
     def _silent_s(self, state: CaptureState) -> float:
-        return time.monotonic() - (state.last_frame_s if state.last_frame_s is not None else self._opened_s)
+        """Seconds since the camera last gave a frame or was opened; 0 while it waits to be opened again."""
+        attempt_s = self._attempt_s
+        return 0.0 if attempt_s is None else time.monotonic() - max(attempt_s, state.last_frame_s or 0.0)
 
     def _start_thread(self, source: Source | None) -> None:
+        self._attempt_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, args=(source,), name="capture", daemon=True)
         self._thread.start()
 
@@ -154,15 +172,19 @@ class Camera:
         attempt = 0
         while self._is_ours:
             frames_before = self._state.frames
+            self._attempt_s = time.monotonic()
             try:
                 source = source or open_source(self.uri, self._csi_source)
                 if self._is_ours:
                     self._set(got=source.got)
                 self._read(source)
-            except FleetError as error:
+            except Exception as error:  # whatever a reader died of, the camera is opened again
                 if not self._is_ours:
-                    return
-                self._set(reason=str(error))
+                    break
+                self._set(reason=str(error) or type(error).__name__)
+                if self.uri.is_recorded:  # a file that is broken stays broken
+                    self._set(capture="failed")
+                    break
                 log.log(logging.DEBUG if attempt else logging.WARNING, "camera %s: %s; trying again", self.uri.text, error)
             else:
                 break
@@ -171,6 +193,7 @@ class Camera:
                     source.close()
                 source = None
             attempt = 0 if self._state.frames > frames_before else attempt + 1
+            self._attempt_s = None
             self._set(capture="failed" if attempt >= FAILED_AFTER else "restarting", restarts=self._state.restarts + 1)
             self._stop.wait(random.uniform(0.5, 1) * min(RESTART_CAP_S, 0.5 * 2.0 ** min(attempt, 8)))
         if threading.current_thread() is self._thread:
@@ -182,6 +205,8 @@ class Camera:
         start_s, count = time.monotonic(), 0
         while True:
             image = source.read()
+            if image is None and not count:
+                raise DeviceError("holds no frame that can be read")
             if image is None or not self._is_ours:
                 return
             now_s = time.monotonic()

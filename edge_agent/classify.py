@@ -1,5 +1,6 @@
 """Frame, Faces -> Readings: all faces of a frame in one batch."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -21,8 +22,8 @@ class Judgement:
     unsure: tuple[float, float]
 
     def label(self, p_no_mask: float) -> Label:
-        """Strictly inside the unsure band nothing is said; else the threshold decides."""
-        if self.unsure[0] < p_no_mask < self.unsure[1]:
+        """Strictly inside the unsure band, or without a number, nothing is said; else the threshold decides."""
+        if math.isnan(p_no_mask) or self.unsure[0] < p_no_mask < self.unsure[1]:
             return Label.UNSURE
         return Label.WITHOUT_MASK if p_no_mask >= self.threshold else Label.WITH_MASK
 

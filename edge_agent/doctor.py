@@ -86,7 +86,7 @@ async def _broker(settings: Settings) -> str:
 def _disk(settings: Settings) -> str:
     path = settings.state_dir.expanduser() / "doctor.sqlite"
     Outbox(path).close()
-    for leftover in path.parent.glob("doctor.sqlite*"):
+    for leftover in path.parent.glob("doctor.*"):
         leftover.unlink()
     return f"{path.parent}: can be written"
 

@@ -6,17 +6,15 @@ from typing import Any
 
 from edge_agent.load import Eyes
 from edge_agent.scene import Frame, Image, Reading
-from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, open_video, pictures_in, read_picture
+from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, files_in, open_video, read_picture
 from protocol.errors import FleetError, Reason, Rejected
 
 
 def infer(eyes: Eyes, path: Path) -> Iterator[dict[str, Any] | Rejected]:
     """One result for each picture, or frame of a video, below `path`; a Rejected for each file that cannot be read."""
-    try:
-        files = pictures_in(path) if path.is_dir() else [path]
-    except Rejected as error:
-        yield error
-        return
+    files = files_in(path, PICTURE_SUFFIXES | VIDEO_SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        yield Rejected(Reason.BAD_INPUT, f"{path}: holds no pictures or videos")
     for file in files:
         try:
             for number, image in enumerate(_images(file)):

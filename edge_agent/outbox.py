@@ -1,11 +1,13 @@
 """Alerts and incidents on disk until the broker has acknowledged them."""
 
+import fcntl
 import logging
 import sqlite3
 import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from protocol.errors import DeviceError, Rejected
 from protocol.messages import Alert, IncidentEnded
@@ -53,12 +55,20 @@ class Outbox:
         """Messages dropped since the start because the outbox was full."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(TABLES)
+            self._lock = _lock(path.with_suffix(".lock"))
+            try:
+                self._db = _open(path)
+            except sqlite3.DatabaseError as error:
+                if "not a database" not in str(error) and "malformed" not in str(error):
+                    raise
+                damaged = path.with_suffix(".damaged")
+                log.warning("outbox %s: %s; kept as %s, a new one begins", path, error, damaged)
+                path.replace(damaged)
+                self._db = _open(path)
             self._on_disk = self._count()
         except (OSError, sqlite3.Error) as error:
+            if hasattr(self, "_lock"):
+                self._lock.close()
             raise DeviceError(f"outbox {path}: {error}") from None
 
     @property
@@ -104,15 +114,20 @@ class Outbox:
 
     def end_orphans(self) -> None:
         """Ends the incidents that were open when the agent was killed: whoever heard their alert hears that they are over."""
-        for payload, kernel_boot, stored_s in self._db.execute("SELECT payload, kernel_boot, stored_s FROM open_incident").fetchall():
-            alert = Alert.decode(payload)
+        for id_, payload in self._db.execute("SELECT id, payload FROM open_incident ORDER BY stored_s").fetchall():
+            try:
+                alert = Alert.decode(payload)
+            except Rejected as error:
+                log.warning("outbox %s: an open incident cannot be read and is dropped: %s", self._path, error)
+                self._db.execute("DELETE FROM open_incident WHERE id = ?", (id_,))
+                continue
             self.put(
                 IncidentEnded(
                     id=alert.id,
                     boot=alert.boot,
                     seq=alert.seq,
                     started=alert.started,
-                    duration_s=round(time.monotonic() - stored_s, 3) if kernel_boot == self._kernel_boot else 0,
+                    duration_s=None,
                     worst_p_no_mask=alert.p_no_mask,
                     frames=0,
                     ended="restarted",
@@ -121,6 +136,7 @@ class Outbox:
 
     def close(self) -> None:
         self._db.close()
+        self._lock.close()
 
     def _forget(self, number: int) -> None:
         self._removed_to = number
@@ -157,6 +173,29 @@ class Outbox:
 
     def _count(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(TABLES)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
+
+
+def _lock(path: Path) -> IO[str]:
+    """Held as long as the outbox is open: two agents of one name would end each other's incidents."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DeviceError(f"{path}: another agent of this name is running on this machine") from None
+    return file
 
 
 def _kernel_boot() -> str:

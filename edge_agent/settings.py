@@ -42,15 +42,17 @@ class BrokerSettings(_Section):
     def broker(self) -> Broker:
         """As the link takes it; raises Rejected when the URL is wrong."""
         parsed = Broker.parse(self.url)
+        if not parsed.is_tls and (self.ca_file or self.cert_file or self.key_file):
+            raise Rejected(Reason.BAD_SETTING, "setting broker.url: certificates need mqtts://; with mqtt:// the password would go in clear")
         return Broker(
             host=parsed.host,
             port=parsed.port,
             username=self.username or parsed.username,
             password=self.password.get_secret_value() if self.password else parsed.password,
             is_tls=parsed.is_tls,
-            ca_file=self.ca_file,
-            cert_file=self.cert_file,
-            key_file=self.key_file,
+            ca_file=self.ca_file and self.ca_file.expanduser(),
+            cert_file=self.cert_file and self.cert_file.expanduser(),
+            key_file=self.key_file and self.key_file.expanduser(),
             keepalive_s=self.keepalive_s,
         )
 

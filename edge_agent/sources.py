@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import cv2
 import numpy as np
@@ -50,15 +50,20 @@ class CameraUri:
     @classmethod
     def parse(cls, uri: str) -> "CameraUri":
         """Raises Rejected for a scheme or option that does not exist."""
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError as error:
+            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: {error}") from None
         if parts.scheme not in _SCHEMES:
-            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(parts)!r}: known are {', '.join(f'{name}:' for name in _SCHEMES)}")
-        options = {} if parts.scheme == "rtsp" else dict(parse_qsl(parts.query))
+            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: known are {', '.join(f'{name}:' for name in _SCHEMES)}")
+        options = {} if parts.scheme == "rtsp" else dict(parse_qsl(parts.query, keep_blank_values=True))
         place = uri if parts.scheme == "rtsp" else unquote(parts.netloc + parts.path)
         unknown = set(options) - _SCHEMES[parts.scheme].options
         if unknown:
             raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
-        return cls(parts.scheme, place, options, _redacted(parts))
+        if options.get("pace", "real") not in ("real", "max"):
+            raise Rejected(Reason.BAD_SETTING, f"camera option pace={options['pace']!r}: expected real or max")
+        return cls(parts.scheme, place, options, _redacted(uri))
 
     @property
     def is_recorded(self) -> bool:
@@ -74,6 +79,13 @@ class CameraUri:
         if not 0 < value < 1e6:
             raise Rejected(Reason.BAD_SETTING, f"camera option {option}={self.options[option]!r}: expected a number above 0")
         return value
+
+    def whole(self, option: str, default: int) -> int:
+        """An option as a whole number from 1; raises Rejected when it is none."""
+        value = self.number(option, default)
+        if value < 1 or value != int(value):
+            raise Rejected(Reason.BAD_SETTING, f"camera option {option}={self.options[option]!r}: expected a whole number from 1")
+        return int(value)
 
     def flag(self, option: str) -> bool:
         """An option that is 0 (as when it is absent) or 1; raises Rejected for anything else."""
@@ -179,15 +191,23 @@ def pictures_in(folder: Path) -> list[Path]:
     """The files below a folder that are named like pictures; raises Rejected when there are none."""
     if not folder.is_dir():
         raise Rejected(Reason.BAD_SETTING, f"{folder}: no such folder")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    paths = files_in(folder, PICTURE_SUFFIXES)
     if not paths:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: holds no pictures")
     return paths
 
 
+def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
+    """The files below a folder with such names, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+
+
 def read_picture(path: Path) -> Image | None:
     """The BGR picture in a file; None when it cannot be decoded."""
-    data = np.fromfile(path, np.uint8)
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     return None if image is None else image.astype(np.uint8, copy=False)
 
@@ -200,7 +220,7 @@ def open_video(path: Path, loops: bool = False) -> VideoSource:
 
 
 def _open_csi(uri: CameraUri, pipeline: str) -> Source:
-    width, height, fps = int(uri.number("width", 1280)), int(uri.number("height", 720)), int(uri.number("fps", 30))
+    width, height, fps = uri.whole("width", 1280), uri.whole("height", 720), uri.whole("fps", 30)
     chosen = {"sensor": uri.place or "0", "flip": uri.options.get("flip", "0"), "sensor_mode": uri.options.get("sensor_mode", "-1")}
     for name, value in chosen.items():
         if not re.fullmatch(r"-?\d{1,2}", value):
@@ -217,8 +237,8 @@ def _open_csi(uri: CameraUri, pipeline: str) -> Source:
 
 
 def _open_usb(uri: CameraUri) -> Source:
-    params = [cv2.CAP_PROP_FRAME_WIDTH, int(uri.number("width", 1280)), cv2.CAP_PROP_FRAME_HEIGHT, int(uri.number("height", 720))]
-    params += [cv2.CAP_PROP_FPS, int(uri.number("fps", 30)), cv2.CAP_PROP_BUFFERSIZE, 1]
+    params = [cv2.CAP_PROP_FRAME_WIDTH, uri.whole("width", 1280), cv2.CAP_PROP_FRAME_HEIGHT, uri.whole("height", 720)]
+    params += [cv2.CAP_PROP_FPS, uri.whole("fps", 30), cv2.CAP_PROP_BUFFERSIZE, 1]
     if not os.path.exists(uri.place):
         raise DeviceError(f"{uri.place} does not exist; is the camera plugged in?")
     return VideoSource(uri.place, cv2.CAP_V4L2, params, is_recorded=False)
@@ -245,9 +265,11 @@ _SCHEMES = {
 }
 
 
-def _redacted(parts: SplitResult) -> str:
-    """The URI without its password and query: cameras put secrets into both."""
-    host = parts.netloc.rpartition("@")[2]
-    user = "***@" if "@" in parts.netloc else ""
-    shown = f"{parts.scheme}:{'//' if parts.netloc else ''}{user}{host}{parts.path}"
-    return shown if parts.scheme == "rtsp" or not parts.query else f"{shown}?{parts.query}"
+def _redacted(uri: str) -> str:
+    """The URI without user, password and an RTSP query: cameras put secrets into all three, and not always well quoted."""
+    scheme, _, rest = uri.partition(":")
+    if "@" in rest:
+        rest = f"//***@{rest.rpartition('@')[2]}"
+    if scheme == "rtsp":
+        rest = rest.partition("?")[0]
+    return f"{scheme}:{rest}"

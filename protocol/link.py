@@ -226,6 +226,8 @@ class Link:
             except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
                 level = logging.WARNING if attempt == 0 else logging.DEBUG
                 log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, error)
+            except Exception:  # an error of ours or of a library must not make a camera mute for ever
+                log.exception("%s:%d: connection failed", self._broker.host, self._broker.port)
             finally:
                 _let_go(client)
             if connected_at is not None and clock() - connected_at >= STEADY_S:
@@ -239,11 +241,14 @@ class Link:
         # Reading starts before subscribing, or a flood of retained messages could delay the acknowledgement.
         reader = asyncio.create_task(self._read(client))
         try:
-            await self.greet()
-            filters = [pair for receiver in self._receivers for pair in receiver.filters()]
-            if self._presence:
-                filters.append((Status.topic.build(self._presence.address), Status.topic.qos))
-            await self._subscribe(client, filters)
+            introducing = asyncio.create_task(self._introduce(client))
+            try:
+                await asyncio.wait({introducing, reader}, return_when=asyncio.FIRST_COMPLETED)
+                if reader.done():  # the connection is gone
+                    await reader
+                await introducing
+            finally:
+                introducing.cancel()
             self._online.set()
             log.info("connected to %s:%d (session %d)", self._broker.host, self._broker.port, self._session)
             await reader
@@ -254,6 +259,13 @@ class Link:
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
                 await reader
+
+    async def _introduce(self, client: aiomqtt.Client) -> None:
+        await self.greet()
+        filters = [pair for receiver in self._receivers for pair in receiver.filters()]
+        if self._presence:
+            filters.append((Status.topic.build(self._presence.address), Status.topic.qos))
+        await self._subscribe(client, filters)
 
     async def _read(self, client: aiomqtt.Client) -> None:
         own_status = Status.topic.build(self._presence.address) if self._presence else None

@@ -193,7 +193,8 @@ class IncidentEnded(Message):
     boot: Text
     seq: Count
     started: AwareDatetime
-    duration_s: Seconds
+    duration_s: Seconds | None
+    """None when the agent was killed: nobody knows."""
     worst_p_no_mask: Probability
     frames: Count
     """Frames in which the face was read while the incident was open."""

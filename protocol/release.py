@@ -1,9 +1,10 @@
 """A release: a model file and the manifest that says what it is, what it must answer, and how good it was measured to be."""
 
 import hashlib
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from protocol.errors import Reason, Rejected, one_line
 
@@ -12,6 +13,7 @@ MANIFEST_FILE = "manifest.json"
 CARD_FILE = "CARD.md"
 MAX_MANIFEST_BYTES = 20_000
 MAX_MODEL_BYTES = 20_000_000
+MAX_GOLDEN_BYTES = 2_000_000
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -68,17 +70,21 @@ class Golden(_Part):
     """A self-test: the inputs are the first bytes of SHAKE-256 of a seed, so nothing but the answers need travel."""
 
     seed: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[Annotated[int, Field(gt=0, le=4096)], ...], Field(min_length=1, max_length=4)]
     outputs: dict[str, tuple[float, ...]]
     """Each output of the model, flattened; of a detector some, for all would be long."""
     tolerance: float = Field(gt=0, le=0.1)
 
+    @field_validator("shape")
+    @classmethod
+    def _is_small(cls, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(shape) > MAX_GOLDEN_BYTES:
+            raise ValueError(f"more than {MAX_GOLDEN_BYTES} bytes")
+        return shape
+
     def input_bytes(self) -> bytes:
         """The golden input: as many bytes as `shape` has elements, the same on every machine."""
-        size = 1
-        for side in self.shape:
-            size *= side
-        return hashlib.shake_256(self.seed.encode()).digest(size)
+        return hashlib.shake_256(self.seed.encode()).digest(math.prod(self.shape))
 
 
 class Manifest(_Part):

@@ -67,7 +67,8 @@ def fit(network: MaskNet, train: Pictures, val: Pictures, recipe: Recipe, object
     assert isinstance(averaged, MaskNet), "a copy of the network"
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = max(1, len(train) // recipe.batch)
-    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps, pct_start=0.2)
+    total_steps = max(4, recipe.epochs * steps)
+    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=total_steps, pct_start=max(0.2, 2 / total_steps))
     best_score, best_weights = (-1.0, 0.0), copy.deepcopy(network.state_dict())
     for number in range(1, recipe.epochs + 1):
         network.train()

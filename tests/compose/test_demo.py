@@ -28,7 +28,8 @@ def test_the_demo_shows_an_alert_that_ends_when_the_mask_goes_on() -> None:
     assert "mosquitto_sub" in done.stdout
 
 
-def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto) -> None:
+def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKFLEET_CAMERA", "front")  # a camera's own settings do not change the demo
     done = maskfleet("demo", "--seconds", 5, "--broker", mosquitto.url, "--json")
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)

@@ -100,3 +100,30 @@ async def test_a_clip_of_one_person(mosquitto, tmp_path: Path, data: Path, clip:
         assert await asyncio.wait_for(process.wait(), 60) == 0
         await ear.until(lambda ear: ear.of(Status) and ear.of(Status)[-1].value == "offline")
     assert (len(ear.of(Alert)), len(ear.of(IncidentEnded))) == (alerts, alerts)
+
+
+async def test_a_camera_that_comes_while_the_broker_was_never_there(mosquitto, tmp_path: Path) -> None:
+    mosquitto.stop()
+    async with running(mosquitto, tmp_path) as process:
+        await asyncio.sleep(4)
+        assert process.returncode is None
+        mosquitto.start()
+        async with listening(mosquitto) as ear:
+            await ear.until(lambda ear: ear.of(Alert) and ear.of(Birth))
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_a_camera_that_never_answers_does_not_hold_up_the_stop(mosquitto, tmp_path: Path) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, uri=f"rtsp://127.0.0.1:{port}/x") as process:
+        await ear.until(lambda ear: ear.of(Status) and ear.of(Status)[-1].value == "online")
+        await asyncio.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    server.close()

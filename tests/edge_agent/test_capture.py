@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edge_agent import capture
 from edge_agent.capture import Camera, Slot
 from edge_agent.scene import Frame
-from protocol.errors import Rejected
+from protocol.errors import DeviceError, Rejected
 
 
 def frame(number: int) -> Frame:
@@ -131,3 +131,41 @@ def test_stopping_is_quick(running) -> None:
     camera.take(5)  # the frame that was there may still be taken
     assert camera.take(5) is None
     assert time.monotonic() - start_s < 1
+
+
+def test_a_first_read_that_hangs_is_a_stall(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(2))
+    monkeypatch.setattr(capture, "STALLED_S", 0.3)
+    camera = running("demo:")
+    eventually(lambda: camera.state().capture == "stalled")
+
+
+def test_a_camera_that_fails_while_it_is_stopped_is_over(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        time.sleep(0.3)
+        raise DeviceError("gone")
+
+    camera = running("demo:")
+    assert camera.take(5) is not None
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", fail)
+    camera.stop()
+    assert camera.is_over
+    camera.take(0)
+    assert camera.take(0) is None
+
+
+def test_readers_that_hang_are_not_piled_up(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = running("demo:")
+    assert camera.take(5) is not None
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(3))
+    time.sleep(0.2)
+    camera.restart("once")
+    with pytest.raises(Rejected, match="still hangs"):
+        camera.restart("twice")
+
+
+def test_a_broken_recording_fails_at_once(tmp_path: Path, running) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    camera = running(f"images:{tmp_path}")
+    eventually(lambda: camera.is_over)
+    assert (camera.state().capture, camera.state().reason) == ("failed", "holds no frame that can be read")

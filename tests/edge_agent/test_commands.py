@@ -1,6 +1,7 @@
 """The commands as a person or a script calls them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rig import ROOT
 
 from edge_agent.demo_scene import DemoScene
 
@@ -121,13 +123,27 @@ def test_doctor_is_content(tmp_path: Path, mosquitto) -> None:
         (("run", "--camera", "nonsense"), "known are"),
         (("run", "--settings", "/none.toml"), "no such file"),
         (("bench", "--camera", "images:/none"), "no such folder"),
+        (("bench", "--camera", "rtsp://[bad"), "Invalid IPv6 URL"),
+        (("run", "--camera", "file:GARBAGE.mp4"), "GARBAGE.mp4: cannot be opened"),
+        (("run", "--camera", "images:BROKEN"), "holds no frame that can be read"),
+        (("bench", "--camera", "images:BROKEN"), "holds no frame that can be read"),
     ],
 )
-def test_a_bad_argument_is_one_line(arguments: tuple[str, ...], says: str) -> None:
-    done = agent(*arguments)
+def test_a_bad_argument_is_one_line(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    (tmp_path / "GARBAGE.mp4").write_text("no video")
+    (tmp_path / "BROKEN").mkdir()
+    (tmp_path / "BROKEN" / "a.jpg").write_text("no picture")
+    quiet = {
+        **os.environ,
+        "MASKFLEET_STATE_DIR": str(tmp_path),
+        "MASKFLEET_LOG_LEVEL": "ERROR",
+        "OPENCV_LOG_LEVEL": "OFF",
+        "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    }
+    done = agent(*arguments, cwd=tmp_path, env={**quiet, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 1
     assert says in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "Traceback" not in done.stderr
 
 

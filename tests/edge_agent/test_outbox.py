@@ -2,16 +2,33 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from edge_agent.outbox import Outbox
+from edge_agent.outbox import MAX_ROWS, Outbox
 from protocol.errors import DeviceError
 from protocol.messages import Alert, IncidentEnded
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while boxes:
+        boxes.pop().close()
+
+
+boxes: list[Outbox] = []
+
+
+def opened(path: Path, max_rows: int = MAX_ROWS) -> Outbox:
+    """An outbox that is closed after the test, if the test does not."""
+    boxes.append(Outbox(path, max_rows))
+    return boxes[-1]
 
 
 def alert(seq: int) -> Alert:
@@ -24,11 +41,11 @@ def ended(seq: int) -> IncidentEnded:
 
 def test_first_in_first_out_across_restarts(tmp_path: Path) -> None:
     path = tmp_path / "state" / "outbox.sqlite"
-    box = Outbox(path)
+    box = opened(path)
     for message in (alert(1), ended(1), alert(2)):
         box.put(message)
     box.close()
-    box = Outbox(path)
+    box = opened(path)
     assert box.depth == 3
     told = []
     while (row := box.oldest()) is not None:
@@ -40,7 +57,7 @@ def test_first_in_first_out_across_restarts(tmp_path: Path) -> None:
 
 
 def test_when_full_the_oldest_goes_and_is_counted(tmp_path: Path) -> None:
-    box = Outbox(tmp_path / "outbox.sqlite", max_rows=3)
+    box = opened(tmp_path / "outbox.sqlite", max_rows=3)
     for seq in range(1, 6):
         box.put(alert(seq))
     assert (box.depth, box.lost) == (3, 2)
@@ -48,12 +65,12 @@ def test_when_full_the_oldest_goes_and_is_counted(tmp_path: Path) -> None:
 
 
 def test_after_a_restart_of_the_machine_nobody_knows_the_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    box = Outbox(tmp_path / "outbox.sqlite")
+    box = opened(tmp_path / "outbox.sqlite")
     box.put(alert(1))
     box.close()
     monkeypatch.setattr("edge_agent.outbox.KERNEL_BOOT_FILE", tmp_path / "boot_id")
     (tmp_path / "boot_id").write_text("another")
-    assert Outbox(tmp_path / "outbox.sqlite").oldest().stored_s is None
+    assert opened(tmp_path / "outbox.sqlite").oldest().stored_s is None
 
 
 def test_what_was_put_survives_kill_9(tmp_path: Path) -> None:
@@ -78,14 +95,33 @@ for seq in range(1, 10**6):
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
         last += len(process.communicate()[0].split())
-        assert Outbox(path).depth >= last
-        last = Outbox(path).depth
+        box = opened(path)
+        assert box.depth >= last
+        last = box.depth
+        box.close()
 
 
-def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
-    (tmp_path / "outbox.sqlite").write_bytes(b"not a database, certainly not one " * 100)
-    with pytest.raises(DeviceError, match=r"outbox .*outbox\.sqlite: "):
-        Outbox(tmp_path / "outbox.sqlite")
+def test_a_damaged_file_is_kept_aside_and_a_new_one_begins(tmp_path: Path) -> None:
+    garbage = b"not a database, certainly not one " * 100
+    (tmp_path / "outbox.sqlite").write_bytes(garbage)
+    box = opened(tmp_path / "outbox.sqlite")
+    box.put(alert(1))
+    assert drain(box) == [alert(1)]
+    assert (tmp_path / "outbox.damaged").read_bytes() == garbage
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DeviceError, match=r"outbox .*: "):
+        opened(tmp_path / "file" / "outbox.sqlite")
+
+
+def test_two_agents_of_one_name_do_not_share_it(tmp_path: Path) -> None:
+    box = opened(tmp_path / "outbox.sqlite")
+    with pytest.raises(DeviceError, match="another agent of this name"):
+        opened(tmp_path / "outbox.sqlite")
+    box.close()
+    opened(tmp_path / "outbox.sqlite").close()
 
 
 def drain(box: Outbox) -> list[Alert | IncidentEnded]:
@@ -97,7 +133,7 @@ def drain(box: Outbox) -> list[Alert | IncidentEnded]:
 
 
 def test_on_a_full_disk_messages_wait_in_memory_in_their_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    box = Outbox(tmp_path / "outbox.sqlite")
+    box = opened(tmp_path / "outbox.sqlite")
     box.put(alert(1))
     box._db.execute(f"PRAGMA max_page_count = {box._db.execute('PRAGMA page_count').fetchone()[0]}")
     big = [alert(seq).model_copy(update={"model": "m" * 10_000}) for seq in (2, 3)]
@@ -111,7 +147,7 @@ def test_on_a_full_disk_messages_wait_in_memory_in_their_order(tmp_path: Path, c
 
 def test_what_waited_in_memory_is_saved_when_there_is_room_again(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
-    box = Outbox(path)
+    box = opened(path)
     box.put(alert(1))
     pages = box._db.execute("PRAGMA page_count").fetchone()[0]
     box._db.execute(f"PRAGMA max_page_count = {pages}")
@@ -123,25 +159,37 @@ def test_what_waited_in_memory_is_saved_when_there_is_room_again(tmp_path: Path)
     box.put(alert(20))
     assert not box._in_memory
     box.close()
-    assert drain(Outbox(path)) == [alert(1), *later, alert(20)]
+    assert drain(opened(path)) == [alert(1), *later, alert(20)]
 
 
 def test_what_was_open_when_the_agent_was_killed_is_ended_once(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
-    box = Outbox(path)
+    box = opened(path)
     for message in (alert(1), ended(1), alert(2), alert(3)):
         box.put(message)
     assert len(drain(box)) == 4
     box.close()
     for expected in ([("b-2", "restarted"), ("b-3", "restarted")], []):
-        box = Outbox(path)
+        box = opened(path)
         box.end_orphans()
         assert [(message.id, message.ended) for message in drain(box)] == expected
         box.close()
 
 
+def test_an_open_incident_that_cannot_be_read_does_not_stop_the_start(tmp_path: Path) -> None:
+    box = opened(tmp_path / "outbox.sqlite")
+    box.put(alert(1))
+    box.put(alert(2))
+    box._db.execute("UPDATE open_incident SET payload = 'from another version' WHERE id = 'b-1'")
+    drain(box)
+    box.end_orphans()
+    assert [(message.id, message.duration_s) for message in drain(box)] == [("b-2", None)]
+    box.end_orphans()
+    assert drain(box) == []
+
+
 def test_a_row_that_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> None:
-    box = Outbox(tmp_path / "outbox.sqlite")
+    box = opened(tmp_path / "outbox.sqlite")
     box.put(alert(1))
     box.put(alert(2))
     box._db.execute("UPDATE outbox SET payload = 'from another version' WHERE number = 1")
@@ -156,7 +204,7 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, check=False).returncode:
         pytest.skip("no right to mount a small file system")
     try:
-        box = Outbox(disk / "outbox.sqlite")
+        box = opened(disk / "outbox.sqlite")
         alerts = [alert(seq).model_copy(update={"model": "m" * 400}) for seq in range(1, 601)]
         for message in alerts:
             box.put(message)

@@ -60,3 +60,9 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variabl
     monkeypatch.setenv(variable, "x")
     with pytest.raises(Rejected, match="no such setting"):
         read_settings()
+
+
+def test_certificates_without_tls_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.toml", '[broker]\nurl = "mqtt://broker"\nca_file = "ca.pem"\n')
+    with pytest.raises(Rejected, match="need mqtts"):
+        read_settings(file).broker.broker()

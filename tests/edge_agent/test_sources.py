@@ -92,5 +92,13 @@ def test_a_camera_that_is_unplugged_may_come_back() -> None:
         open_source(CameraUri.parse("v4l2:///dev/video99"))
 
 
-def test_passwords_are_not_shown() -> None:
-    assert CameraUri.parse("rtsp://user:secret@10.0.0.1/stream?token=abc").text == "rtsp://***@10.0.0.1/stream"
+@pytest.mark.parametrize("secret", ["secret", "se/cret", "pa#ss", "pa?ss", "p@ss", "a:b"])
+def test_passwords_are_not_shown(secret: str) -> None:
+    assert CameraUri.parse(f"rtsp://user:{secret}@10.0.0.1/stream?token=abc").text == "rtsp://***@10.0.0.1/stream"
+
+
+@pytest.mark.parametrize("uri", ["rtsp://[bad", "rtsp://user:secret@[bad", "file:x.mp4?loop", "file:x.mp4?pace=fast", "csi://0?width=0.5"])
+def test_a_malformed_uri_is_rejected_without_its_secrets(uri: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        open_source(CameraUri.parse(uri))
+    assert "secret" not in str(caught.value)

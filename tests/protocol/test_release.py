@@ -52,3 +52,11 @@ def test_a_wrong_field_is_named(manifest_bytes: bytes, field: str, value: object
 def test_golden_inputs_are_the_same_everywhere() -> None:
     golden = Golden(seed="maskfleet", shape=(2, 3), outputs={}, tolerance=0.001)
     assert golden.input_bytes().hex() == "502d3e08699b"
+
+
+@pytest.mark.parametrize("shape", [[-1, 128, 128, 3], [4096, 4096, 4096], [0], [], [1] * 9])
+def test_a_golden_input_is_bounded(manifest_bytes: bytes, shape: list[int]) -> None:
+    document = json.loads(manifest_bytes)
+    document["golden"]["shape"] = shape
+    with pytest.raises(Rejected, match=r"manifest: golden\.shape"):
+        Manifest.parse(json.dumps(document).encode())
