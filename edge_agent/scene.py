@@ -54,14 +54,6 @@ class Box:
         """The longer side."""
         return max(self.w, self.h)
 
-    def iou(self, other: "Box") -> float:
-        """Intersection over union, 0 to 1."""
-        w = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
-        h = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
-        if w <= 0 or h <= 0:
-            return 0.0
-        return w * h / (self.w * self.h + other.w * other.h - w * h)
-
 
 @dataclass(frozen=True, slots=True)
 class Face:
