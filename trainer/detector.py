@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from protocol.errors import Reason, Rejected
 from trainer.detector_data import Library, Scene
 from trainer.detector_loss import Targets, detection_loss, priors
-from trainer.detector_net import SIZES, DetectorNet
+from trainer.detector_net import SIZES, DetectorNet, restore
 from trainer.detector_paint import SIZE_PX
 from trainer.detector_scene import make_scene
 
@@ -40,6 +40,10 @@ class DetectorRecipe:
     weight_decay: float = 0.01
     ema_share: float = 0.03
     """Horizon of the weights' moving average, as a share of the steps."""
+    plain_share: float = 0.2
+    """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
+    start: str = ""
+    """Digest of the exported detector whose weights the training starts from; empty: random ones."""
     seed: int = 0
 
 
@@ -59,7 +63,9 @@ def _batches(library: Library, recipe: DetectorRecipe, start: int) -> Iterator[t
     """
 
     def make(index: int) -> tuple[Tensor, ...]:
-        return _stack([make_scene(library, np.random.default_rng([recipe.seed, index, number])) for number in range(recipe.batch)])
+        is_plain = index >= recipe.steps * (1 - recipe.plain_share)
+        draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(recipe.batch)]
+        return _stack([make_scene(library, rng, is_plain=is_plain) for rng in draws])
 
     with ThreadPoolExecutor(max_workers=1) as ahead:
         waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, recipe.steps)))
@@ -82,32 +88,42 @@ def _stack(scenes: list[Scene]) -> tuple[Tensor, ...]:
     )
 
 
+def _as_input(images_NHWC: Tensor) -> Tensor:
+    """BGR bytes as floats [N, 3, H, W] in 0 to 1."""
+    return (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
 def targets_of(picture_M: Tensor, boxes_M4: Tensor, landmarks_M10: Tensor, is_face_M: Tensor) -> Targets:
     """The rows of a batch as faces and regions to ignore."""
     return Targets(picture_M[is_face_M], boxes_M4[is_face_M], landmarks_M10[is_face_M], picture_M[~is_face_M], boxes_M4[~is_face_M])
 
 
-def fit_detector(library: Library, recipe: DetectorRecipe, run: Path, report_every: int = 100, save_every: int = 500) -> Iterator[Progress]:
+def fit_detector(
+    library: Library, recipe: DetectorRecipe, run: Path, start: bytes = b"", report_every: int = 100, save_every: int = 500
+) -> Iterator[Progress]:
     """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
 
-    AdamW, one learning-rate cycle, moving average of the weights, as for the classifier.
-    Raises Rejected when `run` holds a training with another recipe.
+    AdamW, one learning-rate cycle, moving average of the weights, as for the classifier. `start` is the exported detector
+    that `recipe.start` names. Raises Rejected when `run` holds a training with another recipe, or when `start` is of another size.
     """
     _check_run(run, recipe, library.pictures)
     torch.manual_seed(recipe.seed)
-    network = DetectorNet(SIZES[recipe.size]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = DetectorNet(SIZES[recipe.size])
+    if start:
+        images_NHWC = _stack([make_scene(library, np.random.default_rng([recipe.seed, number])) for number in range(recipe.batch)])[0]
+        restore(network, start, _as_input(images_NHWC))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decay = 1 - 1 / max(2.0, recipe.ema_share * recipe.steps)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
     parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
-    start = _load_state(run, parts)
+    done = _load_state(run, parts)
     places = priors(SIZE_PX)
     sums: dict[str, float] = {}
     network.train()
-    for step, (images_NHWC, *rows) in enumerate(_batches(library, recipe, start), start + 1):
-        images = (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
-        loss, losses = detection_loss(network(images), places, targets_of(*rows), SIZE_PX)
+    for step, (images_NHWC, *rows) in enumerate(_batches(library, recipe, done), done + 1):
+        loss, losses = detection_loss(network(_as_input(images_NHWC)), places, targets_of(*rows), SIZE_PX)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)

@@ -21,6 +21,8 @@ def detector(
     name: Annotated[str, typer.Option(help="Name of the run.")] = "detector",
     size: Annotated[str, typer.Option(help="small, medium or large.")] = "medium",
     steps: Annotated[int, typer.Option(min=2)] = 10_000,
+    start: Annotated[Path | None, typer.Option(help="A detector's release of the same size whose weights the training begins with.")] = None,
+    learning_rate: Annotated[float, typer.Option(min=0, help="The highest of the cycle.")] = 4e-3,
     seed: int = 0,
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:
@@ -28,7 +30,8 @@ def detector(
     from trainer.detector import DetectorRecipe
     from trainer.detector_run import run_detector
 
-    results = run_detector(data, teacher, runs / name, DetectorRecipe(size=size, steps=steps, seed=seed), err)
+    recipe = DetectorRecipe(size=size, steps=steps, learning_rate=learning_rate, seed=seed)
+    results = run_detector(data, teacher, runs / name, recipe, err, start)
     show_detector(results.get("test", results["held_out"]), as_json=False)
     out.print(f"{runs / name}: threshold {results['threshold']}", highlight=False)
 

@@ -28,7 +28,7 @@ CROP_PAD = 0.25
 """Border around a face crop, as a share of its side: tight crops cut the box that the teacher would draw."""
 FRAMES_SOURCE = "andrewmvd-853"
 """The data set that the annotated frames, and some of the crops, come from."""
-FOCUS_SHARES = {"without_mask": 0.4, "with_mask": 0.42, "mask_weared_incorrect": 0.06, "": 0.12}
+FOCUS_SHARES = {"without_mask": 0.5, "with_mask": 0.33, "mask_weared_incorrect": 0.05, "": 0.12}
 """How often a view is centred on which faces (the last: those that only the teacher sees). The frames hold five masked faces for a
 bare one, and drawn as they come, bare faces are found far less often."""
 HELD_OUT_OF = 8

@@ -9,12 +9,16 @@ stride instead of pooling, and one 1x1 convolution feeds all four heads of a lev
 import copy
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
+
+from protocol.errors import Reason, Rejected
 
 STRIDES = (8, 16, 32)
 HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
@@ -125,6 +129,57 @@ def export(network: DetectorNet) -> bytes:
             dynamo=False,
         )
     return bytes(_plain(onnx.load_model_from_string(buffer.getvalue())).SerializeToString(deterministic=True))
+
+
+def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
+    """Gives a network the weights of an exported one, so that training can go on from a release.
+
+    The export folded each BatchNorm into its convolution. Here it gets statistics back from one batch (BGR, 0 to 1), and the scale and
+    shift that undo them: on that batch the network answers as the exported one. Raises Rejected when the shapes differ.
+    """
+    graph = onnx.load_model_from_string(exported).graph
+    tensors = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    folded = [[tensors[name] for name in node.input[1:]] for node in graph.node if node.op_type == "Conv"]
+    convolutions: list[nn.Conv2d] = []
+    hooks = [
+        part.register_forward_hook(lambda part, _, __: convolutions.append(part))  # type: ignore[arg-type]
+        for part in network.modules()
+        if isinstance(part, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, STRIDES[-1], STRIDES[-1]))
+    for hook in hooks:
+        hook.remove()
+    shapes = [part.weight.shape for part in convolutions], [weight.shape for weight, *_ in folded]
+    if shapes[0] != shapes[1] or not all(len(own) == 2 for own in folded):
+        raise Rejected(Reason.BAD_INPUT, "the detector to start from is of another size than the one to train")
+    for part, (weight, bias) in zip(convolutions, folded, strict=True):
+        part.weight.data.copy_(weight)
+        if part.bias is not None:
+            part.bias.data.copy_(bias)
+    network.stem[0][0].weight.data *= 255  # type: ignore[index]
+    biases = iter(bias for part, (_, bias) in zip(convolutions, folded, strict=True) if part.bias is None)
+    _unfold(network, biases, images_NCHW)
+
+
+def _unfold(network: DetectorNet, biases: Iterator[Tensor], images_NCHW: Tensor) -> None:
+    """Sets each BatchNorm, in the order of the pass, to pass its input on with the next bias added."""
+
+    def set_up(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(part, nn.BatchNorm2d)
+        assert part.running_mean is not None, "BatchNorm keeps statistics unless told otherwise"
+        assert part.running_var is not None, "as above"
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        part.running_mean.copy_(mean)
+        part.running_var.copy_(variance)
+        part.weight.copy_((variance + part.eps).sqrt())
+        part.bias.copy_(mean + next(biases))
+
+    hooks = [part.register_forward_pre_hook(set_up) for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    with torch.no_grad():
+        network.eval()(images_NCHW)
+    for hook in hooks:
+        hook.remove()
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,7 +1,9 @@
 """The life of a detector: label the pictures, train, choose the threshold on held-out frames, score on the test frames."""
 
+import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trainer import detector_eval
 from trainer.detector import DetectorRecipe, fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, read_frames
 from trainer.detector_net import SIZES, export
+from trainer.folder import read_release
 
 TIMES_FALSE = 2.0
 """The threshold lets through so many times the teacher's false positives: a bare face that is missed is a missed alarm, and many of
@@ -21,8 +24,10 @@ what counts as false are faces that the annotators left out."""
 LABELS_FILE, RESULTS_FILE = "labels.npz", "detector.json"
 
 
-def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, console: Console) -> dict[str, Any]:
+def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, console: Console, start: Path | None = None) -> dict[str, Any]:
     """Trains in `run`, or goes on from its checkpoint, with a progress bar; then scores. Returns what `run`/detector.json holds.
+
+    `start` is a release of a detector of the same size, whose weights the training begins with.
 
     `data` has frames_train/ (COCO-style), faces/ (index.csv) and, to be scored, frames/. Raises Rejected for a bad setting or
     folder, DeviceError for a teacher that OpenCV cannot load.
@@ -31,13 +36,16 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
         raise Rejected(Reason.BAD_SETTING, f"size {recipe.size!r}: choose one of {', '.join(SIZES)}")
     if recipe.steps < 2:
         raise Rejected(Reason.BAD_SETTING, f"steps {recipe.steps}: at least 2")
+    exported = read_release(start, "detector")[1].read_bytes() if start else b""
+    if exported:
+        recipe = replace(recipe, start=hashlib.sha256(exported).hexdigest())
     watched = Teacher(teacher)
     with console.status("labelling pictures"):
         library = build_library(data, watched, run / LABELS_FILE)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(run.name, total=recipe.steps)
-        for progress in fit_detector(library, recipe, run):
+        for progress in fit_detector(library, recipe, run, exported):
             losses = " ".join(f"{name} {value:.2f}" for name, value in progress.losses.items())
             bar.update(task, completed=progress.step, description=f"{run.name}: {losses}")
     with console.status("scoring"):

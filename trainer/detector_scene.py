@@ -15,8 +15,14 @@ FLIPPED = (1, 0, 2, 4, 3)
 """Order of the five landmarks in a mirror."""
 
 
-def make_scene(library: Library, rng: Generator) -> Scene:
-    """One scene of SIZE_PX x SIZE_PX; the same for the same state of `rng`."""
+def make_scene(library: Library, rng: Generator, *, is_plain: bool = False) -> Scene:
+    """One scene of SIZE_PX x SIZE_PX; the same for the same state of `rng`.
+
+    A plain one is a view of one frame with nothing painted on it: what a camera sees, for the end of a training.
+    """
+    if is_plain:
+        scene = _view(library, background(rng), rng)
+        return Scene(degrade(light(scene.image_HWC, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
     draw = rng.random()
     if draw < 0.55:
         scene = _views(library, rng)
