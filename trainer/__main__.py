@@ -105,7 +105,7 @@ def export(
     from trainer import results
     from trainer import runs as run_folders
 
-    config, network = run_folders.load(run)
+    config, network = run_folders.load_student(run)
     release = exporter.export(config, network, results.load(run), version, to)
     out.print(f"{to}: {release.manifest.name} {version}, {len(release.model):,} bytes, sha256 {release.manifest.digest[:12]}", highlight=False)
 

@@ -1,7 +1,7 @@
 """One picture -> the same face as another camera, another light or another detector would have shown it.
 
 In the training data bare faces are larger and sharper than masked ones, so a network can learn sharpness instead of
-masks. Scale, blur and compression are therefore drawn over the whole range that a door camera gives (faces of 18 to
+masks. Scale, blur and compression are therefore drawn over the whole range that a door camera gives (faces of 15 to
 128 pixels), for both classes alike.
 """
 
@@ -23,13 +23,15 @@ def augment(image_HWC: Image, rng: Generator) -> Image:
 
 
 def _move(image: Image, rng: Generator) -> Image:
-    """Flip, rotate, scale and shift: how differently detectors cut the same face."""
+    """Flip, rotate, scale, slant and shift: how differently detectors cut the same face."""
     size = image.shape[0]
     if rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
-    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(-18, 18), rng.uniform(0.75, 1.25))
-    stretch, shift = rng.uniform(0.9, 1.1), rng.uniform(-14, 14, 2)
-    matrix = np.diag([stretch, 1.0]) @ matrix + np.array([[0, 0, shift[0]], [0, 0, shift[1]]])
+    # Log-uniform, from a box that is far too loose to one that cuts the chin off.
+    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(-20, 20), float(np.exp(rng.uniform(np.log(0.62), np.log(1.35)))))
+    slant = np.array([[rng.uniform(0.88, 1.12), rng.uniform(-0.1, 0.1)], [0, 1.0]])
+    about_middle = np.full(2, size / 2) - slant @ np.full(2, size / 2)
+    matrix = np.hstack([slant @ matrix[:, :2], (slant @ matrix[:, 2] + about_middle + rng.uniform(-16, 16, 2))[:, None]])
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
 
 
@@ -37,6 +39,8 @@ def _light(image: Image, rng: Generator) -> Image:
     """Brightness, contrast, gamma, colour casts, grey, and a shadow that ends somewhere in the picture."""
     if rng.random() < 0.15:
         image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
+    elif rng.random() < 0.5:
+        image = _tint(image, rng)
     # One look-up table per channel holds contrast, gamma, cast and brightness: a single pass over the picture.
     levels = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     table = levels ** rng.uniform(0.65, 1.5)
@@ -47,6 +51,15 @@ def _light(image: Image, rng: Generator) -> Image:
     if rng.random() < 0.3:
         image = _shadow(image, rng)
     return image
+
+
+def _tint(image: Image, rng: Generator) -> Image:
+    """Other hues and paler or richer colours: masks come in all of them."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    levels = np.arange(256)
+    hue = (levels + rng.normal(0, 9)) % 180 if rng.random() < 0.8 else (levels + rng.uniform(0, 180)) % 180
+    tables = np.stack([hue, np.clip(levels * rng.uniform(0.3, 1.5), 0, 255), levels], 1).astype(np.uint8)
+    return cv2.cvtColor(cv2.LUT(hsv, tables[None]), cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
 
 
 def _shadow(image: Image, rng: Generator) -> Image:
@@ -60,12 +73,12 @@ def _shadow(image: Image, rng: Generator) -> Image:
 
 
 def _occlude(image: Image, rng: Generator) -> Image:
-    """A plain rectangle or ellipse of a random colour that covers up to a tenth of the picture."""
+    """A plain rectangle or ellipse of a random colour, or of one in the picture (a hand), that covers up to a tenth of it."""
     size = image.shape[0]
     image = image.copy()
     centre = rng.integers(0, size, 2)
     half = rng.integers(size // 16, size // 6, 2)
-    colour = tuple(int(c) for c in rng.integers(0, 256, 3))
+    colour = rng.integers(0, 256, 3).tolist() if rng.random() < 0.5 else image[rng.integers(size), rng.integers(size)].tolist()
     if rng.random() < 0.5:
         cv2.rectangle(image, (centre - half).tolist(), (centre + half).tolist(), colour, -1)
     else:
@@ -78,7 +91,7 @@ def _degrade(image: Image, rng: Generator) -> Image:
     size = image.shape[0]
     if rng.random() < 0.7:
         # Log-uniform: small faces are as frequent as large ones.
-        small = int(np.exp(rng.uniform(np.log(18), np.log(110))))
+        small = int(np.exp(rng.uniform(np.log(15), np.log(110))))
         image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         if rng.random() < 0.5:
             image = _jpeg(image, rng)

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 RATIOS = {"pruned30": 0.3, "pruned50": 0.5, "pruned70": 0.7}
 SMALL_RATIO = 0.75
 """The teacher pruned by this has exactly the shape of small."""
-TEACHER = "sight"
+TEACHER = "lite0"
+TEACHER_RECIPE = Recipe(epochs=6, batch=48, learning_rate=5e-4, weight_decay=0.02, ema_decay=0.99)
+"""A pretrained teacher needs few passes, and gentle ones."""
 GROUPS = ("references", "ablation", "door", "folds")
 
 
@@ -39,6 +41,8 @@ class Options:
     door_epochs: int = 60
     seeds: tuple[int, ...] = (0, 1, 2)
     students: tuple[str, ...] = ("door-96", "patch-wide")
+    views: int = 24
+    """Of each picture, labelled once by the teacher."""
     bfloat16: bool = False
     only: tuple[str, ...] = ()
     """Groups, or patterns of run names; what they need is made as well. Empty: all."""
@@ -120,12 +124,13 @@ def _ablation(options: Options, seed: int) -> list[Step]:
 
 
 def _door(options: Options, seed: int, held_out: str) -> list[Step]:
-    """The teacher with sight and its students."""
+    """The teacher that knows ImageNet, and its students; the first seed's teacher teaches the students of all seeds."""
     recipe = Recipe(epochs=options.door_epochs, seed=seed, bfloat16=options.bfloat16)
-    end = f"-without-{held_out}-s{seed}" if held_out else f"-s{seed}"
-    teacher = f"{TEACHER}{end}"
-    jobs = [Job(teacher, TEACHER, recipe, Lineage(held_out=held_out))]
-    jobs += [Job(f"{name}{end}", name, recipe, Lineage(teacher=teacher, features=True, held_out=held_out)) for name in options.students]
+    end, first = f"-without-{held_out}" if held_out else "", options.seeds[0]
+    teacher = f"{TEACHER}{end}-s{first}"
+    jobs = [Job(teacher, TEACHER, replace(TEACHER_RECIPE, seed=seed, bfloat16=options.bfloat16), Lineage(held_out=held_out))] if seed == first else []
+    lineage = Lineage(teacher=teacher, views=options.views, held_out=held_out)
+    jobs += [Job(f"{name}{end}-s{seed}", name, recipe, lineage) for name in options.students]
     return [Step("folds" if held_out else "door", one) for one in jobs]
 
 

@@ -142,7 +142,7 @@ def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
     folded = [[tensors[name] for name in node.input[1:]] for node in graph.node if node.op_type == "Conv"]
     convolutions: list[nn.Conv2d] = []
     hooks = [
-        part.register_forward_hook(lambda part, _, __: convolutions.append(part))  # type: ignore[arg-type]
+        part.register_forward_hook(lambda part, _, __: convolutions.append(part))
         for part in network.modules()
         if isinstance(part, nn.Conv2d)
     ]

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.models import MaskNet, prepare
+from trainer.models import Network, prepare
 from trainer.train import Objective
 
 TEACHER_BATCH = 16
 """Pictures that the teacher looks at together: its features then stay in the processor's cache."""
+LEAST = 1e-5
+"""A teacher is taken to be no surer than this: where it is, it says nothing more about the picture."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Teaching:
     label_smoothing: float = 0.02
 
 
-def distillation(teacher: MaskNet, teaching: Teaching) -> Objective:
+def distillation(teacher: Network, teaching: Teaching) -> Objective:
     """The objective of learning from a teacher, which sees the very pictures that the student sees.
 
     Softened answers: Kullback-Leibler divergence at temperature T, times T squared (Hinton et al., 2015). Features:
@@ -33,7 +35,7 @@ def distillation(teacher: MaskNet, teaching: Teaching) -> Objective:
     """
     teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
 
-    def objective(network: MaskNet, images_NHWC: Tensor, classes_N: Tensor) -> Tensor:
+    def objective(network: Network, images_NHWC: Tensor, classes_N: Tensor) -> Tensor:
         features_NC = network.embed(prepare(images_NHWC, network.architecture.input_px))
         logits_N2 = network.judge(features_NC).float()
         taught_NC, taught_N2 = _ask(teacher, images_NHWC)
@@ -43,6 +45,18 @@ def distillation(teacher: MaskNet, teaching: Teaching) -> Objective:
         if teaching.feature_weight:
             loss = loss + teaching.feature_weight * feature_loss(features_NC.float(), taught_NC)
         return loss
+
+    return objective
+
+
+def told(teaching: Teaching) -> Objective:
+    """The objective of learning from labelled views: what the teacher said of a picture, softened, beside its class."""
+
+    def objective(network: Network, images_NHWC: Tensor, told_N2: Tensor, classes_N: Tensor) -> Tensor:
+        logits_N2 = network(prepare(images_NHWC, network.architecture.input_px)).float()
+        soft = soft_loss(logits_N2, told_N2.clamp(min=LEAST).log(), teaching.temperature)
+        hard = F.cross_entropy(logits_N2, classes_N, label_smoothing=teaching.label_smoothing)
+        return teaching.soft_share * soft + (1 - teaching.soft_share) * hard
 
     return objective
 
@@ -68,7 +82,7 @@ def feature_loss(student_NC: Tensor, teacher_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _ask(teacher: MaskNet, images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
+def _ask(teacher: Network, images_NHWC: Tensor) -> tuple[Tensor, Tensor]:
     """The teacher's features [N, D] and logits [N, 2]."""
     features = [teacher.embed(prepare(part, teacher.architecture.input_px)).float() for part in torch.split(images_NHWC, TEACHER_BATCH)]
     features_ND = torch.cat(features)

@@ -28,8 +28,10 @@ from trainer.results import Results
 from trainer.runs import Config
 
 OPSET = 17
-PARITY = 1e-5
-"""Largest difference of a probability between torch, ONNX Runtime and OpenCV that is let pass."""
+PARITY = 5e-3
+"""Largest difference of a probability from torch that is let pass in ONNX Runtime and OpenCV: the files hold weights of 16 bits."""
+HALVED_FROM = 64
+"""Tensors of so many numbers are stored in 16 bits; smaller ones (biases, shapes) are not worth it."""
 CROP_MARGIN = 1.2
 """The training crops are squares of 1.2 x the longer side of the face box."""
 
@@ -135,7 +137,18 @@ def to_onnx(deployed: Deployed) -> bytes:
     model.doc_string = ""
     for node in model.graph.node:
         node.doc_string = ""
+    _halve(model.graph)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Stores the weights in 16 bits: half the file to send. The runtimes widen them when they load it, so it computes as fast as before."""
+    for number, tensor in enumerate(graph.initializer):
+        weights = onnx.numpy_helper.to_array(tensor)
+        if weights.dtype == np.float32 and weights.size >= HALVED_FROM:
+            stored = f"{tensor.name}_half"
+            graph.node.insert(0, onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
+            graph.initializer[number].CopyFrom(onnx.numpy_helper.from_array(weights.astype(np.float16), stored))
 
 
 def check_parity(deployed: Deployed, model: bytes) -> None:

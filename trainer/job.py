@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
-from trainer import results, runs
+from trainer import results, runs, views
 from trainer.data import Pictures
-from trainer.distil import Teaching, distillation
-from trainer.models import ARCHITECTURES, Architecture, MaskNet
+from trainer.backbone import fresh
+from trainer.distil import Teaching, distillation, told
+from trainer.models import ARCHITECTURES, Architecture, Network
 from trainer.prune import prune_in_steps, pruned
 from trainer.runs import Lineage
 from trainer.splits import Splits, without_source
@@ -63,24 +64,25 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
 
     Raises Rejected when a teacher or start is missing, or when the start cannot be pruned to this architecture.
     """
-    here = folder / job.name
+    here, all_pictures = folder / job.name, splits.train
     (here / results.RESULTS_FILE).unlink(missing_ok=True)  # what is made again is not finished
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     architecture = _architecture(job, folder)
     config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, splits.train.sources, job.lineage)
     torch.manual_seed(job.recipe.seed)
-    network = MaskNet(architecture)
+    network = fresh(architecture)
     objective = _objective(job, folder)
+    labelled = _labelled(job, all_pictures, folder)
 
     def learn() -> Iterator[Epoch]:
         if not job.lineage.start:
-            yield from fit(network, splits.train, splits.val, job.recipe, objective)
+            yield from fit(network, splits.train, splits.val, job.recipe, objective, labelled)
             return
-        _, start = runs.load(folder / job.lineage.start)
+        _, start = runs.load_student(folder / job.lineage.start)
         number, recipe = 0, replace(job.recipe, epochs=max(1, job.recipe.epochs // job.lineage.steps))
         for smaller in prune_in_steps(start, job.lineage.ratio, job.lineage.steps):
-            for epoch in fit(smaller, splits.train, splits.val, recipe, objective):
+            for epoch in fit(smaller, splits.train, splits.val, recipe, objective, labelled):
                 number += 1
                 yield replace(epoch, number=number)
             last = smaller
@@ -94,7 +96,7 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
 
 def _architecture(job: Job, folder: Path) -> Architecture:
     if job.lineage.start:
-        config, _ = runs.load(folder / job.lineage.start)
+        config, _ = runs.load_student(folder / job.lineage.start)
         return pruned(config.architecture, job.lineage.ratio)
     if job.architecture not in ARCHITECTURES:
         raise Rejected(Reason.BAD_SETTING, f"architecture {job.architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
@@ -104,11 +106,24 @@ def _architecture(job: Job, folder: Path) -> Architecture:
 def _objective(job: Job, folder: Path) -> Callable[..., torch.Tensor] | None:
     if not job.lineage.teacher:
         return None
+    teaching = Teaching(feature_weight=1.0 if job.lineage.features else 0.0, label_smoothing=job.recipe.label_smoothing)
+    if job.lineage.views:
+        return told(teaching)
+    return distillation(runs.load(folder / job.lineage.teacher)[1], teaching)
+
+
+def _labelled(job: Job, pictures: Pictures, folder: Path) -> views.Views | None:
+    """The views that the job learns from; made and labelled by the first job that needs them."""
+    if not job.lineage.views:
+        return None
     _, teacher = runs.load(folder / job.lineage.teacher)
-    return distillation(teacher, Teaching(feature_weight=1.0 if job.lineage.features else 0.0, label_smoothing=job.recipe.label_smoothing))
+    images = views.make(pictures, job.lineage.views, folder / f"views-{job.lineage.views}.npy")
+    rows = np.flatnonzero(np.array([source != job.lineage.held_out for source in pictures.sources]))
+    logits = views.ask(teacher, images, rows, folder / job.lineage.teacher / f"views-{job.lineage.views}.npy")
+    return views.Views(images, rows, pictures.classes_N, logits)
 
 
-def _save_predictions(network: MaskNet, parts: dict[str, Pictures], folder: Path) -> None:
+def _save_predictions(network: Network, parts: dict[str, Pictures], folder: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(("split", "file", "source", "class", "logit_with_mask", "logit_without_mask"))

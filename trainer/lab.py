@@ -110,7 +110,7 @@ def quantise(
     from trainer import results, splits
     from trainer import runs as run_folders
 
-    config, network = run_folders.load(run)
+    config, network = run_folders.load_student(run)
     compared = quantiser.make(config, network, results.load(run), splits.read(data), version, to)
     out.print(f"{run.name}: {compared}", highlight=False)
     if not compared.is_kept:
@@ -147,7 +147,7 @@ def compress(
     epochs: Annotated[int, typer.Option(min=1, help="Of each reference and each arm of the ablation.")] = 30,
     door_epochs: Annotated[int, typer.Option(min=1, help="Of each door model.")] = 60,
     seeds: Annotated[str, typer.Option(help="One repetition for each.")] = "0,1,2",
-    students: Annotated[str, typer.Option(help="Architectures that learn from `sight`.")] = "door-96,patch-wide",
+    students: Annotated[str, typer.Option(help="Architectures that learn from `lite0`.")] = "gate",
     only: Annotated[
         str, typer.Option(help="Only these groups (references, ablation, door, folds) or run names, * allowed, and what they need.")
     ] = "",

@@ -11,7 +11,7 @@ import numpy as np
 import thop
 import torch
 
-from trainer.models import MaskNet
+from trainer.models import Network
 
 WARM_UP, REPEATS = 10, 100
 
@@ -45,7 +45,7 @@ class Latency:
     p95_ms: float
 
 
-def cost(network: MaskNet) -> Cost:
+def cost(network: Network) -> Cost:
     """Counts parameters and MACs of a network."""
     # thop leaves buffers behind in the modules that it visits, so it is given a copy.
     px = network.architecture.input_px
@@ -58,7 +58,7 @@ def cost(network: MaskNet) -> Cost:
     )
 
 
-def state_bytes(network: MaskNet) -> int:
+def state_bytes(network: Network) -> int:
     """Bytes of the parameters and BatchNorm statistics as 32-bit floats."""
     return sum(t.numel() * 4 for t in network.state_dict().values() if t.is_floating_point())
 

@@ -60,12 +60,30 @@ ARCHITECTURES: dict[str, Architecture] = {
     # Students of at most 250 kB in eight bits, where they are faster than in 32.
     "patch-large": Architecture((16, 32, 64, 96), dropout=0.15, downsample="stride", convs=(1, 1, 2, 2), stem=4),
     "patch-wide": Architecture((24, 48, 64, 96), dropout=0.15, downsample="stride", convs=(1, 1, 2, 2), stem=4),
-    # A teacher that sees the whole face: 175 pixels.
-    "sight": Architecture((24, 48, 96, 128, 192), dropout=0.2, downsample="stride", convs=(1, 1, 2, 2, 2)),
+    # The teacher: EfficientNet-Lite0 with ImageNet's weights (`backbone`).
+    "lite0": Architecture((32, 16, 24, 40, 80, 112, 192, 320, 1280), dropout=0.3, downsample="lite0"),
 }
 
 
-class MaskNet(nn.Module):
+class Network(nn.Module):
+    """What can be trained, taught and asked: it sees, then judges what it saw."""
+
+    architecture: Architecture
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits [N, 2] in the order of `LABELS`, of pictures [N, 3, S, S] normalised by `normalise`."""
+        return self.judge(self.embed(images_NCHW))
+
+    def embed(self, images_NCHW: Tensor) -> Tensor:
+        """What is seen: the mean of the last features, [N, C]."""
+        raise NotImplementedError
+
+    def judge(self, features_NC: Tensor) -> Tensor:
+        """Logits [N, 2] of what was seen."""
+        raise NotImplementedError
+
+
+class MaskNet(Network):
     """Stages of 3x3 convolution (padding 1, bias), BatchNorm and ReLU, each halving the picture; then mean, dropout, linear."""
 
     def __init__(self, architecture: Architecture) -> None:
@@ -87,16 +105,10 @@ class MaskNet(nn.Module):
         self.dropout = nn.Dropout(architecture.dropout)
         self.classifier = nn.Linear(width_in, len(LABELS))
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Logits [N, 2] in the order of `LABELS`, of pictures [N, 3, S, S] normalised by `normalise`."""
-        return self.judge(self.embed(images_NCHW))
-
     def embed(self, images_NCHW: Tensor) -> Tensor:
-        """What is seen: the mean of the last stage's features, [N, C]."""
         return self.pool(self.features(images_NCHW)).flatten(1)  # type: ignore[no-any-return]
 
     def judge(self, features_NC: Tensor) -> Tensor:
-        """Logits [N, 2] of what was seen."""
         logits: Tensor = self.classifier(self.dropout(features_NC))
         return logits
 

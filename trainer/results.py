@@ -12,7 +12,7 @@ from protocol.errors import Reason, Rejected
 from protocol.release import Score
 from trainer import calibrate, evaluate
 from trainer.data import Pictures
-from trainer.models import MaskNet
+from trainer.models import Network
 from trainer.train import predict
 
 RESULTS_FILE = "results.json"
@@ -29,7 +29,7 @@ class Results:
     """By data set: `test`, and each source in it."""
 
 
-def find(network: MaskNet, val: Pictures, test: Pictures | None) -> Results:
+def find(network: Network, val: Pictures, test: Pictures | None) -> Results:
     """Calibrates on `val` and scores `test`; nothing is chosen by `test`."""
     logits = predict(network, val)
     temperature = round(calibrate.temperature(logits, val.classes_N), 4)

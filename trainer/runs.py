@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from protocol.errors import Reason, Rejected
-from trainer.models import Architecture, MaskNet
+from trainer.backbone import blank
+from trainer.models import Architecture, MaskNet, Network
 from trainer.train import Epoch, Recipe
 
 CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE = "config.json", "metrics.csv", "weights.safetensors"
@@ -33,6 +34,8 @@ class Lineage:
     """In how many steps they were pruned, each followed by training."""
     features: bool = False
     """Whether the teacher's features were taught beside its answers."""
+    views: int = 0
+    """How many views of each picture the teacher labelled in advance; 0: it looks at each batch as the student does."""
     held_out: str = ""
     """The source whose pictures were kept for the test."""
 
@@ -77,7 +80,7 @@ class Config:
         )
 
 
-def record(folder: Path, config: Config, network: MaskNet, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
+def record(folder: Path, config: Config, network: Network, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
     """Passes the epochs on while writing them down; at the end the weights are in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     replace(folder / CONFIG_FILE, json.dumps(asdict(config), indent=1).encode())
@@ -91,17 +94,25 @@ def record(folder: Path, config: Config, network: MaskNet, epochs: Iterator[Epoc
     save_weights(network, folder / WEIGHTS_FILE)
 
 
-def load(folder: Path) -> tuple[Config, MaskNet]:
+def load(folder: Path) -> tuple[Config, Network]:
     """The finished run in a folder, its network ready to predict; raises Rejected when there is none."""
     try:
         config = load_config(folder)
-        network = MaskNet(config.architecture)
+        network = blank(config.architecture)
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except FileNotFoundError as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: not a finished run (no {Path(error.filename or '').name})") from None
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: not a run of this version ({str(error).splitlines()[0]})") from None
     network.eval()
+    return config, network
+
+
+def load_student(folder: Path) -> tuple[Config, MaskNet]:
+    """As `load`, for what can be pruned, exported and run on a camera; raises Rejected for a teacher that cannot."""
+    config, network = load(folder)
+    if not isinstance(network, MaskNet):
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: {config.architecture_name} only teaches; distil a student from it")
     return config, network
 
 
@@ -115,7 +126,7 @@ def load_config(folder: Path) -> Config:
     return Config(**raw)
 
 
-def save_weights(network: MaskNet, path: Path) -> None:
+def save_weights(network: Network, path: Path) -> None:
     """Writes the weights; a crash leaves the old file or the new one, never half of one."""
     replace(path, save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}))
 

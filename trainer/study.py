@@ -7,6 +7,7 @@ from typing import Any
 from protocol.errors import Reason, Rejected
 from trainer import crops, latency, quantise, report, tables
 from trainer.crops import Cut
+from trainer.models import MaskNet
 from trainer.runs import replace
 from trainer.splits import Splits
 from trainer.tables import Run
@@ -21,7 +22,8 @@ def finish(folder: Path, data: Path, splits: Splits, found: dict[str, Cut], *, m
     if measure:
         _quantise_each(finished, splits)
         networks = {key: same[0].network for key, same in tables.by_key(finished).items()}
-        replace(folder / tables.LATENCY_FILE, json.dumps(latency.compare(networks), indent=1).encode())
+        small = {key: network for key, network in networks.items() if isinstance(network, MaskNet)}  # others only teach
+        replace(folder / tables.LATENCY_FILE, json.dumps(latency.compare(small), indent=1).encode())
     document = report.document(finished, tables.read_json(folder / tables.LATENCY_FILE))
     replace(folder / TABLE_FILE, json.dumps(document, indent=1).encode())
     report.write(folder, data)
@@ -42,6 +44,6 @@ def _quantise_each(finished: tuple[Run, ...], splits: Splits) -> None:
     """Tries 8 bits on the first run of each kind, where that was not tried yet."""
     for same in tables.by_key(finished).values():
         run = same[0]
-        if not (run.folder / tables.INT8_FILE).exists():
+        if isinstance(run.network, MaskNet) and not (run.folder / tables.INT8_FILE).exists():
             compared = quantise.make(run.config, run.network, run.results, splits, "1", run.folder / "int8")
             replace(run.folder / tables.INT8_FILE, json.dumps({**vars(compared), "is_kept": compared.is_kept}).encode())

@@ -11,7 +11,7 @@ import numpy as np
 from trainer import evaluate, job, measure, results, runs
 from trainer.crops import Cut
 from trainer.job import Predictions
-from trainer.models import LABELS, MaskNet
+from trainer.models import LABELS, Network
 from trainer.results import Results
 from trainer.runs import Config
 from trainer.train import predict
@@ -26,7 +26,7 @@ class Run:
     folder: Path
     config: Config
     results: Results
-    network: MaskNet
+    network: Network
 
     @property
     def key(self) -> str:

@@ -17,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 from protocol.errors import DeviceError
 from trainer.augment import augment
 from trainer.data import Pictures
-from trainer.models import MaskNet, prepare
+from trainer.models import Network, prepare
+from trainer.views import Views
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
-Objective = Callable[[MaskNet, Tensor, Tensor], Tensor]
-"""(network, RGB bytes [N, H, W, 3], classes [N]) -> the loss to minimise."""
+Objective = Callable[..., Tensor]
+"""(network, RGB bytes [N, H, W, 3], classes [N]) -> the loss to minimise; with views, what the teacher says [N, 2] stands between."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,14 @@ class Epoch:
     is_best: bool
 
 
-def fit(network: MaskNet, train: Pictures, val: Pictures, recipe: Recipe, objective: Objective | None = None) -> Iterator[Epoch]:
+def fit(
+    network: Network, train: Pictures, val: Pictures, recipe: Recipe, objective: Objective | None = None, views: Views | None = None
+) -> Iterator[Epoch]:
     """Trains `network` in place, one yielded Epoch at a time; when it ends the network holds the best averaged weights.
 
     AdamW, one learning-rate cycle, and an exponential moving average of the weights; the average is what is
-    scored on `val` (by accuracy, then by loss) and kept. The objective is cross-entropy unless another is given.
+    scored on `val` (by accuracy, then by loss) and kept. The objective is cross-entropy unless another is given;
+    pictures are augmented anew each time they are seen, unless labelled `views` of them are given.
     Raises DeviceError when the loss is no longer a number.
     """
     objective = objective or cross_entropy(recipe.label_smoothing)
@@ -64,7 +68,7 @@ def fit(network: MaskNet, train: Pictures, val: Pictures, recipe: Recipe, object
     # Buffers (BatchNorm's statistics) are averaged as well.
     average = AveragedModel(network, multi_avg_fn=_moving_average(recipe.ema_decay), use_buffers=True)
     averaged = average.module
-    assert isinstance(averaged, MaskNet), "a copy of the network"
+    assert isinstance(averaged, Network), "a copy of the network"
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = max(1, len(train) // recipe.batch)
     total_steps = max(4, recipe.epochs * steps)
@@ -73,9 +77,9 @@ def fit(network: MaskNet, train: Pictures, val: Pictures, recipe: Recipe, object
     for number in range(1, recipe.epochs + 1):
         network.train()
         total = 0.0
-        for images_NHWC, classes_N in batches(train, recipe.batch, rng):
+        for batch in views.batches(recipe.batch, rng) if views else batches(train, recipe.batch, rng):
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-                loss = objective(network, images_NHWC, classes_N)
+                loss = objective(network, *batch)
             if not torch.isfinite(loss):
                 raise DeviceError(f"epoch {number}: the loss is {loss.item()}; train with a lower learning rate than {recipe.learning_rate}")
             optimizer.zero_grad(set_to_none=True)
@@ -98,7 +102,7 @@ def fit(network: MaskNet, train: Pictures, val: Pictures, recipe: Recipe, object
 def cross_entropy(label_smoothing: float) -> Objective:
     """The objective of learning from labels alone."""
 
-    def objective(network: MaskNet, images_NHWC: Tensor, classes_N: Tensor) -> Tensor:
+    def objective(network: Network, images_NHWC: Tensor, classes_N: Tensor) -> Tensor:
         logits_N2 = network(prepare(images_NHWC, network.architecture.input_px))
         return F.cross_entropy(logits_N2.float(), classes_N, label_smoothing=label_smoothing)
 
@@ -146,7 +150,7 @@ def batches(pictures: Pictures, size: int, rng: Generator) -> Iterator[tuple[Ten
 
 
 @torch.no_grad()
-def predict(network: MaskNet, pictures: Pictures, batch: int = 16) -> Tensor:
+def predict(network: Network, pictures: Pictures, batch: int = 16) -> Tensor:
     """Logits [N, 2] of all pictures, in order; in batches whose features stay in the processor's cache."""
     network.eval()
     starts = range(0, len(pictures), batch)

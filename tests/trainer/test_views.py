@@ -1,0 +1,101 @@
+"""Views of pictures that are made once, and what a teacher says of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainer_faces import write_splits
+
+from trainer import job, splits, views
+from trainer.distil import Teaching, told
+from trainer.models import ARCHITECTURES, MaskNet, prepare
+from trainer.runs import Lineage
+from trainer.train import Recipe
+
+COUNT = 3
+
+
+@pytest.fixture
+def pictures(tmp_path: Path):
+    return splits.read(write_splits(tmp_path / "data", n=8)).train
+
+
+@pytest.fixture
+def teacher() -> MaskNet:
+    torch.manual_seed(0)
+    return MaskNet(ARCHITECTURES["door-small"]).eval()
+
+
+def test_views_are_made_once(pictures, tmp_path: Path) -> None:
+    made = views.make(pictures, COUNT, tmp_path / "views.npy")
+    assert made.shape == (COUNT, len(pictures), 128, 128, 3)
+    assert not np.array_equal(made[0], made[1])
+    written = (tmp_path / "views.npy").stat().st_mtime_ns
+    assert np.array_equal(views.make(pictures, COUNT, tmp_path / "views.npy"), made)
+    assert (tmp_path / "views.npy").stat().st_mtime_ns == written
+
+
+def test_a_view_half_written_is_made_again(pictures, tmp_path: Path) -> None:
+    (tmp_path / "views.part").write_bytes(b"half")
+    assert len(views.make(pictures, 1, tmp_path / "views.npy")) == 1
+
+
+def test_the_teacher_says_what_it_says_of_those_that_are_asked_for(pictures, teacher: MaskNet, tmp_path: Path) -> None:
+    made = views.make(pictures, COUNT, tmp_path / "views.npy")
+    rows = np.arange(0, len(pictures), 2)
+    logits = views.ask(teacher, made, rows, tmp_path / "logits.npy")
+    with torch.no_grad():
+        expected = teacher(prepare(torch.from_numpy(made[1][rows]), 128)).numpy()
+    assert np.allclose(logits[1, rows], expected, atol=0.05), "16-bit arithmetic"
+    assert not logits[:, 1::2].any()
+
+
+def test_a_pass_shows_each_picture_once(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "MIXED_SHARE", 0.0)
+    images = np.broadcast_to(np.arange(len(pictures), dtype=np.uint8)[None, :, None, None, None], (COUNT, len(pictures), 4, 4, 3))
+    shown = views.Views(images, np.arange(len(pictures)), pictures.classes_N, np.zeros((COUNT, len(pictures), 2), np.float32))
+    seen = [int(row) for batch, _, _ in shown.batches(4, np.random.default_rng(0)) for row in batch[:, 0, 0, 0]]
+    assert sorted(seen) == list(range(len(pictures)))
+
+
+def test_blended_pictures_have_blended_answers() -> None:
+    images = np.stack([np.full((2, 2, 3), value, np.uint8) for value in (0, 200)] * 8)[None]
+    logits = np.where(images[:, :, 0, 0, :2] > 0, [[[-9.0, 9.0]]], [[[9.0, -9.0]]]).astype(np.float32)
+    shown = views.Views(images, np.arange(16), np.array([0, 1] * 8), logits)
+    for batch, told_N2, _ in shown.batches(16, np.random.default_rng(1)):
+        assert torch.allclose(batch[:, 0, 0, 0] / 200, told_N2[:, 1], atol=0.01), "the share of the second class is the share of its picture"
+        assert ((told_N2[:, 1] > 0.02) & (told_N2[:, 1] < 0.98)).any()
+
+
+def test_a_student_that_agrees_with_teacher_and_classes_costs_nothing() -> None:
+    class Certain(MaskNet):
+        def embed(self, images_NCHW):
+            return images_NCHW[:, :2, 0, 0] * 5.7565  # as sure as LEAST lets the teacher be
+
+        def judge(self, features_NC):
+            return features_NC
+
+    images = torch.zeros(2, 128, 128, 3, dtype=torch.uint8)
+    images[0, ..., 0], images[1, ..., 1] = 255, 255
+    network, sure = Certain(ARCHITECTURES["door-small"]), torch.eye(2)
+    objective = told(Teaching(label_smoothing=0.0))
+    right = float(objective(network, images, sure, torch.tensor([0, 1])))
+    assert right < 0.5 < float(objective(network, images, sure.flip(0), torch.tensor([0, 1])))
+    assert right < 5 < float(objective(network, images, sure, torch.tensor([1, 0])))
+
+
+def test_a_job_learns_from_labelled_views_without_what_is_held_out(tmp_path: Path) -> None:
+    data = write_splits(tmp_path / "data", n=8)
+    files = sorted(str(path.relative_to(data)) for path in data.rglob("*.png"))
+    rows = [f"{file},{'web' if number % 2 else 'door'}" for number, file in enumerate(files)]
+    (data / "index.csv").write_text("\n".join(["file,source", *rows]))
+    parts, source = splits.read(data), "web"
+    recipe = Recipe(epochs=1, batch=8)
+    list(job.run(job.Job("teacher", "door-small", recipe, Lineage(held_out=source)), parts, data, tmp_path))
+    list(job.run(job.Job("student", "door-small", recipe, Lineage(teacher="teacher", views=2, held_out=source)), parts, data, tmp_path))
+    logits = np.load(tmp_path / "teacher" / "views-2.npy")
+    held = np.array([own == source for own in parts.train.sources])
+    assert not logits[:, held].any()
+    assert logits[:, ~held].any(2).all()
+    assert job.is_complete(tmp_path / "student")

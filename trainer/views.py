@@ -1,0 +1,95 @@
+"""Many augmented views of every picture, made once and looked at once by each teacher, for students to learn from.
+
+A teacher that is large takes ten times as long as its student, so what it says is kept. Teacher and student still see
+the very same picture: the view is what was labelled.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.augment import augment
+from trainer.data import Pictures
+from trainer.models import Network, prepare
+
+BATCH = 32
+"""Views that a teacher looks at together."""
+SEED = 7
+MIXED_SHARE = 0.3
+"""So many of a batch's views are blended with another, and the teacher's answers with them (Zhang et al., arXiv 1710.09412)."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of pictures, and what a teacher says of each."""
+
+    images_VNHWC: NDArray[np.uint8]
+    """RGB; on disk, for they are larger than the pictures by the number of views."""
+    rows_R: NDArray[np.int64]
+    """The pictures among the N that are learned from."""
+    classes_N: NDArray[np.int64]
+    logits_VN2: NDArray[np.float32]
+
+    def batches(self, size: int, rng: Generator) -> Iterator[tuple[Tensor, ...]]:
+        """One pass over the pictures, a drawn view of each: bytes [n, H, W, 3], the teacher's p [n, 2], classes [n]."""
+        order = rng.permutation(self.rows_R)
+        drawn = rng.integers(len(self.images_VNHWC), size=len(order))
+        for start in range(0, max(1, len(order) - size + 1), size):
+            rows, views = order[start : start + size], drawn[start : start + size]
+            images = torch.from_numpy(self.images_VNHWC[views, rows])
+            if rng.random() < 0.5:
+                images = images.flip(2)
+            told = torch.from_numpy(self.logits_VN2[views, rows]).softmax(1)
+            yield (*_mix(images, told, rng), torch.from_numpy(self.classes_N[rows]))
+
+
+def _mix(images_NHWC: Tensor, told_N2: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """The first views of a batch blended with the last ones."""
+    count = int(len(images_NHWC) * MIXED_SHARE)
+    if not count:
+        return images_NHWC, told_N2
+    share = float(rng.beta(1.0, 1.0))
+    blended = images_NHWC[:count].float().lerp(images_NHWC[-count:].float(), share).round().to(torch.uint8)
+    told = told_N2[:count].lerp(told_N2[-count:], share)
+    return torch.cat([blended, images_NHWC[count:]]), torch.cat([told, told_N2[count:]])
+
+
+def make(pictures: Pictures, count: int, path: Path) -> NDArray[np.uint8]:
+    """`count` views [V, N, H, W, 3] of each picture, in a file that is made when it is not there; the same for the same pictures."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        shape = (count, *pictures.images_NHWC.shape)
+        views = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
+        for view in range(count):
+            for row, image in enumerate(pictures.images_NHWC):
+                views[view, row] = augment(image, np.random.default_rng([SEED, view, row]))
+        views.flush()
+        os.replace(part, path)
+    return np.asarray(np.load(path, mmap_mode="r"))
+
+
+@torch.no_grad()
+def ask(teacher: Network, images_VNHWC: NDArray[np.uint8], rows_R: NDArray[np.int64], path: Path) -> NDArray[np.float32]:
+    """The teacher's logits [V, N, 2] of the views of some pictures, 0 for the others; in a file that is made when it is not there."""
+    if not path.exists():
+        teacher.eval()
+        logits = np.zeros((*images_VNHWC.shape[:2], 2), np.float32)
+        for view, images_NHWC in enumerate(images_VNHWC):
+            for start in range(0, len(rows_R), BATCH):
+                rows = rows_R[start : start + BATCH]
+                with torch.autocast("cpu", torch.bfloat16):
+                    answers = teacher(prepare(torch.from_numpy(images_NHWC[rows]), teacher.architecture.input_px))
+                logits[view, rows] = answers.float().numpy()
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.save(file, logits)
+        os.replace(part, path)
+    answers_VN2: NDArray[np.float32] = np.load(path)
+    return answers_VN2
