@@ -141,11 +141,7 @@ def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
     tensors = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
     folded = [[tensors[name] for name in node.input[1:]] for node in graph.node if node.op_type == "Conv"]
     convolutions: list[nn.Conv2d] = []
-    hooks = [
-        part.register_forward_hook(lambda part, _, __: convolutions.append(part))
-        for part in network.modules()
-        if isinstance(part, nn.Conv2d)
-    ]
+    hooks = [part.register_forward_hook(lambda part, _, __: convolutions.append(part)) for part in network.modules() if isinstance(part, nn.Conv2d)]
     with torch.no_grad():
         network.eval()(torch.zeros(1, 3, STRIDES[-1], STRIDES[-1]))
     for hook in hooks:

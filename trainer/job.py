@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
 from trainer import results, runs, views
-from trainer.data import Pictures
 from trainer.backbone import fresh
+from trainer.data import Pictures
 from trainer.distil import Teaching, distillation, told
 from trainer.models import ARCHITECTURES, Architecture, Network
 from trainer.prune import prune_in_steps, pruned

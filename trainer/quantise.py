@@ -115,7 +115,7 @@ def make(config: Config, network: MaskNet, found: Results, splits: Splits, versi
 def calibrated(logits_N2: torch.Tensor, val: Pictures, found: Results) -> Results:
     """The results with temperature, threshold and unsure band of these logits."""
     temperature = round(calibrate.temperature(logits_N2, val.classes_N), 4)
-    threshold = calibrate.threshold(results.p_no_mask(logits_N2, temperature), val.classes_N)
+    threshold = calibrate.threshold()
     return replace(found, temperature=temperature, threshold=threshold, unsure=calibrate.unsure_band(threshold))
 
 

@@ -6,7 +6,7 @@ the very same picture: the view is what was labelled.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.augment import augment
-from trainer.data import Pictures
+from trainer.data import Pictures, join
 from trainer.models import Network, prepare
 
 BATCH = 32
@@ -73,6 +73,15 @@ def make(pictures: Pictures, count: int, path: Path) -> NDArray[np.uint8]:
         views.flush()
         os.replace(part, path)
     return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def weathered(pictures: Pictures, count: int = 3) -> Pictures:
+    """The pictures, and `count` views of each: what a door camera shows is often worse than what data sets hold."""
+    shown = [
+        np.stack([augment(image, np.random.default_rng([SEED, view, row])) for row, image in enumerate(pictures.images_NHWC)])
+        for view in range(count)
+    ]
+    return join([pictures, *(replace(pictures, images_NHWC=images_NHWC) for images_NHWC in shown)])
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def test_a_student_that_agrees_with_teacher_and_classes_costs_nothing() -> None:
     objective = told(Teaching(label_smoothing=0.0))
     right = float(objective(network, images, sure, torch.tensor([0, 1])))
     assert right < 0.5 < float(objective(network, images, sure.flip(0), torch.tensor([0, 1])))
-    assert right < 5 < float(objective(network, images, sure, torch.tensor([1, 0])))
+    assert right < 3 < float(objective(network, images, sure, torch.tensor([1, 0])))
 
 
 def test_a_job_learns_from_labelled_views_without_what_is_held_out(tmp_path: Path) -> None:
