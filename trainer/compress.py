@@ -40,8 +40,8 @@ class Options:
     """Of every reference and of every arm of the ablation alike."""
     door_epochs: int = 60
     seeds: tuple[int, ...] = (0, 1, 2)
-    students: tuple[str, ...] = ("door-96", "patch-wide")
-    views: int = 24
+    students: tuple[str, ...] = ("gate",)
+    views: int = 12
     """Of each picture, labelled once by the teacher."""
     bfloat16: bool = False
     only: tuple[str, ...] = ()

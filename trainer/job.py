@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
-from trainer import results, runs, views
-from trainer.backbone import fresh
+from trainer import backbone, results, runs, views
 from trainer.data import Pictures
 from trainer.distil import Teaching, distillation, told
 from trainer.models import ARCHITECTURES, Architecture, Network
@@ -70,8 +69,10 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
         splits = without_source(splits, job.lineage.held_out)
     architecture = _architecture(job, folder)
     config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, splits.train.sources, job.lineage)
+    if job.architecture == backbone.NAME or (job.lineage.teacher and _is_backbone(folder / job.lineage.teacher)):
+        config = replace(config, pictures={**config.pictures, **backbone.KNEW})
     torch.manual_seed(job.recipe.seed)
-    network = fresh(architecture)
+    network = backbone.fresh(architecture)
     objective = _objective(job, folder)
     labelled = _labelled(job, all_pictures, folder)
 
@@ -101,6 +102,10 @@ def _architecture(job: Job, folder: Path) -> Architecture:
     if job.architecture not in ARCHITECTURES:
         raise Rejected(Reason.BAD_SETTING, f"architecture {job.architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[job.architecture]
+
+
+def _is_backbone(teacher: Path) -> bool:
+    return runs.load(teacher)[0].architecture_name == backbone.NAME
 
 
 def _objective(job: Job, folder: Path) -> Callable[..., torch.Tensor] | None:

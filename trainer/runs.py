@@ -50,7 +50,7 @@ class Config:
     recipe: Recipe
     data: str
     pictures: dict[str, int]
-    """Training pictures by source."""
+    """Training pictures by source; with a teacher that knew others before, those too."""
     created: str
     threads: int
     lineage: Lineage = Lineage()

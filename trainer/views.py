@@ -22,8 +22,6 @@ from trainer.models import Network, prepare
 BATCH = 32
 """Views that a teacher looks at together."""
 SEED = 7
-MIXED_SHARE = 0.3
-"""So many of a batch's views are blended with another, and the teacher's answers with them (Zhang et al., arXiv 1710.09412)."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +45,7 @@ class Views:
             if rng.random() < 0.5:
                 images = images.flip(2)
             told = torch.from_numpy(self.logits_VN2[views, rows]).softmax(1)
-            yield (*_mix(images, told, rng), torch.from_numpy(self.classes_N[rows]))
-
-
-def _mix(images_NHWC: Tensor, told_N2: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """The first views of a batch blended with the last ones."""
-    count = int(len(images_NHWC) * MIXED_SHARE)
-    if not count:
-        return images_NHWC, told_N2
-    share = float(rng.beta(1.0, 1.0))
-    blended = images_NHWC[:count].float().lerp(images_NHWC[-count:].float(), share).round().to(torch.uint8)
-    told = told_N2[:count].lerp(told_N2[-count:], share)
-    return torch.cat([blended, images_NHWC[count:]]), torch.cat([told, told_N2[count:]])
+            yield images, told, torch.from_numpy(self.classes_N[rows])
 
 
 def make(pictures: Pictures, count: int, path: Path) -> NDArray[np.uint8]:
