@@ -68,7 +68,7 @@ def export(config: Config, network: MaskNet, results: Results, version: str, fol
     Raises DeviceError when a runtime does not give torch's answers.
     """
     deployed = Deployed(network, results.temperature).eval()
-    model = to_onnx(deployed)
+    model = to_file(deployed)
     check_parity(deployed, model)
     manifest = describe(config, network, results, version, model, golden(deployed))
     write(manifest, model, folder)
@@ -137,18 +137,29 @@ def to_onnx(deployed: Deployed) -> bytes:
     model.doc_string = ""
     for node in model.graph.node:
         node.doc_string = ""
-    _halve(model.graph)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _halve(graph: onnx.GraphProto) -> None:
-    """Stores the weights in 16 bits: half the file to send. The runtimes widen them when they load it, so it computes as fast as before."""
+def to_file(deployed: Deployed) -> bytes:
+    """As `to_onnx`, with weights stored in 16 bits unless it is one of the references, which keep the size that they always had.
+
+    Half the file to send; the runtimes widen the weights when they load them, so it computes as fast as before.
+    """
+    model = to_onnx(deployed)
+    return model if deployed.network.architecture.downsample == "pool" else _halved(model)
+
+
+def _halved(stored_model: bytes) -> bytes:
+    model = onnx.load_from_string(stored_model)
+    graph = model.graph
     for number, tensor in enumerate(graph.initializer):
         weights = onnx.numpy_helper.to_array(tensor)
         if weights.dtype == np.float32 and weights.size >= HALVED_FROM:
             stored = f"{tensor.name}_half"
             graph.node.insert(0, onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
             graph.initializer[number].CopyFrom(onnx.numpy_helper.from_array(weights.astype(np.float16), stored))
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def check_parity(deployed: Deployed, model: bytes) -> None:

@@ -25,7 +25,7 @@ def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = Non
     with tempfile.TemporaryDirectory() as folder:
         for name, network in networks.items():
             path = Path(folder) / f"{name}.onnx"
-            path.write_bytes(export.to_onnx(export.Deployed(network, 1.0).eval()))
+            path.write_bytes(export.to_file(export.Deployed(network, 1.0).eval()))
             calls[f"{name} torch"] = _torch_call(network)
             calls |= _file_calls(name, path, network.architecture.input_px)
             found[name] = {"size_bytes": path.stat().st_size}

@@ -15,7 +15,7 @@ from trainer.folder import read_release
 from trainer.models import ARCHITECTURES, REFERENCES, Architecture, MaskNet, normalise, prepare
 from trainer.train import Recipe
 
-STUDENTS = [name for name in ARCHITECTURES if name.startswith(("door-", "patch")) and name not in {"patch-large", "patch-wide"}]
+STUDENTS = [name for name in ARCHITECTURES if name.startswith(("door-", "gate", "patch")) and name not in {"patch-large", "patch-wide"}]
 
 
 def seen_px(architecture: Architecture) -> int:
@@ -32,7 +32,7 @@ def seen_px(architecture: Architecture) -> int:
     return int(columns.max() - columns.min() + 1)
 
 
-@pytest.mark.parametrize(("name", "px"), [("door", 63), ("patch", 61), ("patch-deep", 93), ("sight", 175)])
+@pytest.mark.parametrize(("name", "px"), [("door", 63), ("patch", 61), ("patch-deep", 93), ("gate", 119)])
 def test_the_door_models_see_a_face_and_not_a_texture(name: str, px: int) -> None:
     assert seen_px(ARCHITECTURES[name]) == px
 
@@ -41,7 +41,7 @@ def test_the_door_models_see_a_face_and_not_a_texture(name: str, px: int) -> Non
 def test_a_student_is_small_and_right_in_every_runtime(name: str) -> None:
     torch.manual_seed(0)
     deployed = export.Deployed(MaskNet(ARCHITECTURES[name]), 0.7).eval()
-    model = export.to_onnx(deployed)
+    model = export.to_file(deployed)
     assert len(model) <= 250_000
     export.check_parity(deployed, model)
 
