@@ -88,7 +88,7 @@ def infer(
 
 @app.command()
 def bench(file: File = None, camera: Uri = None, frames: Annotated[int, typer.Option(min=1)] = 100, as_json: Json = False) -> None:
-    """Measures how fast this machine sees, on one thread."""
+    """Measures how fast this machine sees, on as many threads as are set (one, unless changed)."""
     from edge_agent.bench import bench as measure
     from edge_agent.load import load_eyes
 

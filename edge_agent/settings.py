@@ -74,7 +74,6 @@ class ClassifySettings(_Section):
 
     release: Path | None = None
     """A release folder; the release that the package brings along when empty."""
-    threads: int = Field(default=1, ge=1, le=64)
 
 
 class DecideSettings(_Section):
@@ -123,6 +122,8 @@ class Settings(BaseSettings):
     """Where alerts are kept until the broker has them."""
     telemetry_s: float = Field(default=10, ge=1, le=300)
     """Seconds between two telemetry messages."""
+    threads: int = Field(default=1, ge=1, le=64)
+    """How many processor threads the work on one frame may take, in OpenCV and in ONNX Runtime alike."""
     home_assistant: bool = True
     """Whether the camera shows itself to Home Assistant; false removes it there."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
