@@ -63,6 +63,6 @@ def temperature_c(thermal: Path = THERMAL) -> float | None:
     return max(degrees, default=None)
 
 
-def memory_mb() -> float:
-    """Resident memory of this process, in units of 1,000,000 bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 1e6
+def memory_mb(process: Path = Path("/proc/self")) -> float:
+    """Resident memory of a process (this one), in units of 1,000,000 bytes."""
+    return int((process / "statm").read_text().split()[1]) * PAGE_BYTES / 1e6
