@@ -59,7 +59,7 @@ class Agent:
         self._vitals = Vitals()
         address = settings.address
         state_dir = settings.state_dir.expanduser()
-        self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite")
+        self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite", settings.outbox.limits())
         self._outbox.end_orphans()
         broker = settings.broker.broker()
         self._link = Link(broker, f"{address.base}-{address.site}-{address.camera}", Presence(address, self._greeting))

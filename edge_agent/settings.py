@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edge_agent.decide import Rules
+from edge_agent.outbox import Limits
 from edge_agent.sources import NVARGUS
 from protocol.errors import Reason, Rejected, one_line
 from protocol.link import Broker
@@ -102,6 +103,18 @@ class DecideSettings(_Section):
         return Rules(**self.model_dump())
 
 
+class OutboxSettings(_Section):
+    """How much waits for a broker that is away; beyond any of these the oldest alert is dropped, and counted on `health`."""
+
+    messages: int = Field(default=Limits.messages, ge=1, le=1_000_000)
+    size_bytes: int = Field(default=Limits.size_bytes, ge=10_000, le=10**9)
+    age_s: float = Field(default=Limits.age_s, ge=60)
+
+    def limits(self) -> Limits:
+        """As the outbox takes them."""
+        return Limits(**self.model_dump())
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -131,6 +144,7 @@ class Settings(BaseSettings):
     detect: DetectSettings = DetectSettings()
     classify: ClassifySettings = ClassifySettings()
     decide: DecideSettings = DecideSettings()
+    outbox: OutboxSettings = OutboxSettings()
 
     @property
     def address(self) -> Address:

@@ -125,11 +125,11 @@ class Health(Message):
     outbox: Count
     """Alerts and incidents that the broker has not acknowledged yet."""
     lost: Count
-    """Alerts and incidents dropped since the agent started because the outbox was full."""
+    """Alerts and incidents dropped since the agent started: too many, too large or too old for the outbox."""
 
 
 class Telemetry(Message):
-    """Figures since the last telemetry message: flat, so that a broker client can plot each."""
+    """Figures since the last telemetry message: flat, so that a broker client can plot each. Not kept while the broker is away."""
 
     topic = topics.TELEMETRY
     v: Literal[1] = 1
