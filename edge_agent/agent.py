@@ -6,9 +6,7 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 from edge_agent.capture import Camera, CaptureState
 from edge_agent.command import obey
@@ -19,10 +17,12 @@ from edge_agent.pipeline import Seen
 from edge_agent.publish import Publisher, message_of
 from edge_agent.scene import Incident
 from edge_agent.settings import Settings
+from edge_agent.snapshot import Snapshots
 from edge_agent.vitals import Vitals
 from protocol.errors import DeviceError, LinkError, Reason, Rejected
 from protocol.link import Link, Presence
 from protocol.messages import Birth, Command, Discovery, Health, Message
+from protocol.topics import SnapshotAddress
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Agent:
         self._camera = Camera(settings.uri, settings.csi_source)
         self._pipeline = load_pipeline(settings, eyes)
         self._is_detecting = True
+        self._snapshots = Snapshots(**settings.snapshots.model_dump())
         self._session = 0
         self._vitals = Vitals()
         address = settings.address
@@ -101,6 +102,8 @@ class Agent:
                 if frame is not None and self._is_detecting:
                     seen = self._pipeline(frame)
                     loop.call_soon_threadsafe(self._note, seen)
+                    for shot in self._snapshots.take(frame, seen.incidents, self._pipeline.tracks, self._boot):
+                        loop.call_soon_threadsafe(self._publisher.show, shot)
                 elif frame is None and self._camera.is_over:
                     break
                 else:
@@ -159,20 +162,28 @@ class Agent:
                 said = None
 
     async def _obey(self) -> None:
-        operations = {"report": self._report, "restart_capture": self._restart_capture, "detect": self._detect}
+        operations = {"report": self._report, "restart_capture": self._restart_capture, "detect": self._detect, "snapshot": self._snapshot}
         async with self._link.receive(self._settings.address, Command) as commands:
             await obey(self._link, commands, operations)
 
-    async def _report(self, _: Mapping[str, Any]) -> None:
+    async def _report(self, _: Command) -> None:
         await self._link.greet()
 
-    async def _restart_capture(self, _: Mapping[str, Any]) -> None:
+    async def _restart_capture(self, _: Command) -> None:
         self._camera.restart("asked for")
 
-    async def _detect(self, args: Mapping[str, Any]) -> None:
-        if not isinstance(args.get("on"), bool):
-            raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}')
-        self._is_detecting = args["on"]
+    async def _detect(self, command: Command) -> None:
+        match command.args:
+            case {"on": bool(is_on)}:
+                self._is_detecting = is_on
+            case _:
+                raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}')
+
+    async def _snapshot(self, command: Command) -> None:
+        if not self._is_detecting or self._camera.state().capture != "ok":
+            raise Rejected(Reason.BAD_INPUT, "without frames and detection no face could be blurred")
+        SnapshotAddress.of(self._settings.address, command.id)  # may the id stand in a topic?
+        self._snapshots.ask(command.id)
 
     def _greeting(self, session: int) -> tuple[Message, ...]:
         self._session = session

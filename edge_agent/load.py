@@ -35,8 +35,8 @@ class Eyes:
 def load_eyes(settings: Settings) -> Eyes:
     """Detector and classifier as the settings ask for them; raises Rejected or DeviceError."""
     cv2.setNumThreads(settings.threads)
-    detect, detector = load_detector(settings.detect, settings.threads)
-    classify, classifier = load_classifier(settings.classify, settings.threads)
+    detect, detector = load_detector(settings.detect, threads=settings.threads)
+    classify, classifier = load_classifier(settings.classify, threads=settings.threads)
     return Eyes(detect, classify, detector, classifier)
 
 

@@ -115,6 +115,15 @@ class OutboxSettings(_Section):
         return Limits(**self.model_dump())
 
 
+class SnapshotSettings(_Section):
+    """Pictures that leave the camera: none, unless switched on here."""
+
+    on_alert: bool = False
+    """One with each alert; all faces but the incident's are blurred."""
+    on_request: bool = False
+    """One when the command `snapshot` asks for it; all faces are blurred."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -145,6 +154,7 @@ class Settings(BaseSettings):
     classify: ClassifySettings = ClassifySettings()
     decide: DecideSettings = DecideSettings()
     outbox: OutboxSettings = OutboxSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
 
     @property
     def address(self) -> Address:

@@ -20,6 +20,7 @@ from protocol.messages import (
     Model,
     NoMask,
     PlainMessage,
+    Snapshot,
     Status,
     Telemetry,
 )
@@ -57,6 +58,7 @@ SAMPLES: tuple[Message, ...] = (
     ),
     Alert(id="b-1", boot="b", seq=1, started=STARTED, p_no_mask=0.98, votes="5/6", faces=2, model="door 1"),
     Command(id="1", op="detect", args={"on": False}, expires=STARTED),
+    Snapshot(jpeg=b"\xff\xd8\xff"),
     CommandAck(id="1", ok=False, reason="no"),
     Discovery(document={"device": {"identifiers": ["x"]}}),
     IncidentEnded(id="b-1", boot="b", seq=1, started=STARTED, duration_s=3.5, worst_p_no_mask=1, frames=40, ended="mask_on"),
@@ -74,7 +76,9 @@ def test_encode_and_decode_are_inverse(message: Message) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [sample for sample in SAMPLES if not isinstance(sample, PlainMessage | Discovery)], ids=lambda message: type(message).__name__
+    "message",
+    [sample for sample in SAMPLES if not isinstance(sample, PlainMessage | Discovery | Snapshot)],
+    ids=lambda message: type(message).__name__,
 )
 def test_json_messages_carry_their_version_and_ignore_unknown_fields(message: Message) -> None:
     document = json.loads(message.encode())
