@@ -14,6 +14,7 @@ from edge_agent.discovery import discovery
 from edge_agent.load import Eyes, load_eyes, load_pipeline
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Seen
+from edge_agent.prometheus import Exporter
 from edge_agent.publish import Publisher, message_of
 from edge_agent.scene import Incident
 from edge_agent.settings import Settings
@@ -58,6 +59,7 @@ class Agent:
         self._snapshots = Snapshots(**settings.snapshots.model_dump())
         self._session = 0
         self._vitals = Vitals()
+        self._exporter = Exporter(settings.address, settings.prometheus_port)
         address = settings.address
         state_dir = settings.state_dir.expanduser()
         self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite", settings.outbox.limits())
@@ -69,7 +71,7 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Sees and speaks until stopped."""
         try:
-            async with self._link, asyncio.TaskGroup() as tasks:
+            async with self._exporter, self._link, asyncio.TaskGroup() as tasks:
                 speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health, self._obey)]
                 stopping = tasks.create_task(self._stop_camera(stop))
                 try:
@@ -139,6 +141,7 @@ class Agent:
                 telemetry.memory_mb,
                 telemetry.outbox,
             )
+            self._exporter.note(telemetry)
             with contextlib.suppress(LinkError):
                 await self._link.send(self._settings.address, telemetry)
 
@@ -150,6 +153,7 @@ class Agent:
             await asyncio.sleep(LOOK_S)
             self._camera.watch()
             state = self._camera.state()
+            self._exporter.note(self._health_now())
             word = (state.capture, _stable(state), state.restarts, self._is_detecting, self._outbox.lost)
             try:
                 if state.got != got:
