@@ -152,6 +152,8 @@ class Telemetry(Message):
     """Mean number of faces in a frame."""
     temperature_c: float | None
     """Of the hottest thermal zone; None where the machine tells none."""
+    power_mode: Text | None = None
+    """Of a Jetson or of ACPI, such as `MAXN`; None where the machine has none."""
     memory_mb: float
     """Resident memory of the agent."""
     outbox: Count
