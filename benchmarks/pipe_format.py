@@ -1,9 +1,10 @@
 """What a frame costs on its way from a camera that gives NV12 to the detector's picture and one face, by what goes over the pipe.
 
-usage: python benchmarks/pipe_format.py [--frames 300] [--rounds 5]
+usage: python benchmarks/pipe_format.py [--frames 100] [--rounds 3]
 
-In turns: GStreamer converts to BGR; NV12 over the pipe, with the colour standard that OpenCV can read (BT.601) or as it comes, and the whole picture
-converted here; NV12, and only what is looked at converted here. Milliseconds of processor time a frame, without any network. Prints one JSON document.
+In turns: GStreamer converts to BGR; NV12 over the pipe, in the colour standard that OpenCV can read (BT.601) or as it comes, and the whole
+picture converted here; NV12, and only what is looked at converted here. Milliseconds of processor time a frame, without any
+network. Prints one JSON document.
 """
 
 import argparse
@@ -82,7 +83,10 @@ def cost(source: Path, way: str, frames: int) -> dict[str, float]:
         for _ in range(frames):
             rest = frame.data.cast("B")
             while rest:
-                rest = rest[os.readv(child.stdout.fileno(), [rest]) :]
+                count = os.readv(child.stdout.fileno(), [rest])
+                if not count:
+                    raise SystemExit("the pipeline ended early; are GStreamer's base and good plugins installed?")
+                rest = rest[count:]
             work(frame)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = {
@@ -95,8 +99,8 @@ def cost(source: Path, way: str, frames: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
