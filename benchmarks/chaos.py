@@ -15,7 +15,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -23,24 +22,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import aiomqtt
-import cv2
+from field import free_port, write_film
 
-from edge_agent.demo_scene import BARE_S, DemoScene
 from protocol.messages import Alert, IncidentEnded
 
-FPS, SIDE_FRAMES = 30, 8
-"""The face changes each 8 frames."""
 RULES = {"VOTES_NEEDED": "2", "VOTES_KEPT": "3", "AGE_S": "0", "COOLDOWN_S": "0"}
-
-
-def write_film(path: Path) -> None:
-    """Ten seconds of a face that stands nearly still, bare and masked in turn."""
-    scene = DemoScene()
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), FPS, (960, 540))
-    bare, masked = scene.at(BARE_S - 0.05), scene.at(BARE_S + 0.05)
-    for number in range(10 * FPS):
-        writer.write(masked if number // SIDE_FRAMES % 2 else bare)
-    writer.release()
 
 
 class Process:
@@ -130,7 +116,7 @@ async def torment(camera: Process, broker: Process, kills: int, freezes: int, fr
 
 
 async def run(kills: int, freezes: int, freeze_s: float, folder: Path) -> dict[str, int | float]:
-    film, port = folder / "film.mp4", _free_port()
+    film, port = folder / "film.mp4", free_port()
     write_film(film)
     lines = [
         f"listener {port} 127.0.0.1",
@@ -159,12 +145,6 @@ async def run(kills: int, freezes: int, freeze_s: float, folder: Path) -> dict[s
     listening.cancel()
     await broker.end(signal.SIGTERM)
     return {**subscriber.verdict(), "seconds": round(time.monotonic() - start)}
-
-
-def _free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return int(own.getsockname()[1])
 
 
 def main() -> None:

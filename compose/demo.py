@@ -56,7 +56,7 @@ async def _connect(link: Link) -> None:
         async with asyncio.timeout(CONNECT_S):
             await link.wait_online()
     except TimeoutError:
-        raise LinkError(f"no connection to the broker in {CONNECT_S} s; is it running?") from None
+        raise LinkError(f"no connection to the broker in {CONNECT_S} s: {link.problem or 'it says nothing'}") from None
 
 
 async def _listen(messages: AsyncIterator[Received[Message]], counts: Counter[str], show: Callable[[str], None]) -> None:

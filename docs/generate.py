@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Discovery, Message, PlainMessage
+from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Discovery, Message, PlainMessage, Snapshot
 
 PAGE = Path(__file__).with_name("protocol.md")
 
@@ -30,7 +30,7 @@ def page() -> str:
         lines.append(f"| `{topic.template}` | {topic.writer} | {topic.qos} | {retained} | [{message.__name__}](#{message.__name__.lower()}) |")
     for message in MESSAGES:
         lines += ["", f"## {message.__name__}", "", inspect.cleandoc(message.__doc__ or ""), ""]
-        if message is not Discovery:
+        if message not in (Discovery, Snapshot):
             lines += _plain(message) if issubclass(message, PlainMessage) else _fields(message)
     return "\n".join(lines) + "\n"
 

@@ -6,9 +6,7 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 from edge_agent.capture import Camera, CaptureState
 from edge_agent.command import obey
@@ -16,13 +14,16 @@ from edge_agent.discovery import discovery
 from edge_agent.load import Eyes, load_eyes, load_pipeline
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Seen
+from edge_agent.prometheus import Exporter
 from edge_agent.publish import Publisher, message_of
 from edge_agent.scene import Incident
 from edge_agent.settings import Settings
+from edge_agent.snapshot import Snapshots
 from edge_agent.vitals import Vitals
 from protocol.errors import DeviceError, LinkError, Reason, Rejected
 from protocol.link import Link, Presence
 from protocol.messages import Birth, Command, Discovery, Health, Message
+from protocol.topics import SnapshotAddress
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,13 @@ class Agent:
         self._camera = Camera(settings.uri, settings.csi_source)
         self._pipeline = load_pipeline(settings, eyes)
         self._is_detecting = True
+        self._snapshots = Snapshots(**settings.snapshots.model_dump())
         self._session = 0
         self._vitals = Vitals()
+        self._exporter = Exporter(settings.address, settings.prometheus_port)
         address = settings.address
         state_dir = settings.state_dir.expanduser()
-        self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite")
+        self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite", settings.outbox.limits())
         self._outbox.end_orphans()
         broker = settings.broker.broker()
         self._link = Link(broker, f"{address.base}-{address.site}-{address.camera}", Presence(address, self._greeting))
@@ -68,7 +71,7 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Sees and speaks until stopped."""
         try:
-            async with self._link, asyncio.TaskGroup() as tasks:
+            async with self._exporter, self._link, asyncio.TaskGroup() as tasks:
                 speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health, self._obey)]
                 stopping = tasks.create_task(self._stop_camera(stop))
                 try:
@@ -101,6 +104,8 @@ class Agent:
                 if frame is not None and self._is_detecting:
                     seen = self._pipeline(frame)
                     loop.call_soon_threadsafe(self._note, seen)
+                    for shot in self._snapshots.take(frame, seen.incidents, self._pipeline.tracks, self._boot):
+                        loop.call_soon_threadsafe(self._publisher.show, shot)
                 elif frame is None and self._camera.is_over:
                     break
                 else:
@@ -136,6 +141,7 @@ class Agent:
                 telemetry.memory_mb,
                 telemetry.outbox,
             )
+            self._exporter.note(telemetry)
             with contextlib.suppress(LinkError):
                 await self._link.send(self._settings.address, telemetry)
 
@@ -147,6 +153,7 @@ class Agent:
             await asyncio.sleep(LOOK_S)
             self._camera.watch()
             state = self._camera.state()
+            self._exporter.note(self._health_now())
             word = (state.capture, _stable(state), state.restarts, self._is_detecting, self._outbox.lost)
             try:
                 if state.got != got:
@@ -159,20 +166,28 @@ class Agent:
                 said = None
 
     async def _obey(self) -> None:
-        operations = {"report": self._report, "restart_capture": self._restart_capture, "detect": self._detect}
+        operations = {"report": self._report, "restart_capture": self._restart_capture, "detect": self._detect, "snapshot": self._snapshot}
         async with self._link.receive(self._settings.address, Command) as commands:
             await obey(self._link, commands, operations)
 
-    async def _report(self, _: Mapping[str, Any]) -> None:
+    async def _report(self, _: Command) -> None:
         await self._link.greet()
 
-    async def _restart_capture(self, _: Mapping[str, Any]) -> None:
+    async def _restart_capture(self, _: Command) -> None:
         self._camera.restart("asked for")
 
-    async def _detect(self, args: Mapping[str, Any]) -> None:
-        if not isinstance(args.get("on"), bool):
-            raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}')
-        self._is_detecting = args["on"]
+    async def _detect(self, command: Command) -> None:
+        match command.args:
+            case {"on": bool(is_on)}:
+                self._is_detecting = is_on
+            case _:
+                raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}')
+
+    async def _snapshot(self, command: Command) -> None:
+        if not self._is_detecting or self._camera.state().capture != "ok":
+            raise Rejected(Reason.BAD_INPUT, "without frames and detection no face could be blurred")
+        SnapshotAddress.of(self._settings.address, command.id)  # may the id stand in a topic?
+        self._snapshots.ask(command.id)
 
     def _greeting(self, session: int) -> tuple[Message, ...]:
         self._session = session

@@ -4,7 +4,6 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from protocol.errors import FleetError, LinkError, Reason, Rejected
 from protocol.link import Link, Received
@@ -15,7 +14,7 @@ log = logging.getLogger(__name__)
 REMEMBERED = 100
 """A command that arrives again (QoS 1 may repeat) is answered again, and not carried out again."""
 
-Operation = Callable[[Mapping[str, Any]], Awaitable[None]]
+Operation = Callable[[Command], Awaitable[None]]
 
 
 def refusal(command: Command, is_retained: bool, now: datetime) -> str:
@@ -50,7 +49,7 @@ async def _carry_out(command: Command, operations: Mapping[str, Operation]) -> C
     try:
         if command.op not in operations:
             raise Rejected(Reason.BAD_PAYLOAD, f"no such operation; known are {', '.join(operations)}")
-        await operations[command.op](command.args)
+        await operations[command.op](command)
     except FleetError as error:
         return CommandAck(id=command.id, ok=False, reason=str(error)[:500])
     return CommandAck(id=command.id, ok=True)

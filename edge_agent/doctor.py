@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 
+from edge_agent.gstreamer import missing_elements
 from edge_agent.load import load_classifier, load_detector
 from edge_agent.outbox import Outbox
 from edge_agent.runtime import VERSION as ONNXRUNTIME_VERSION
@@ -36,6 +37,7 @@ def examine(settings: Settings) -> list[Finding]:
         "classifier": lambda: _model(load_classifier(settings.classify)[1]),
         "detector": lambda: _model(load_detector(settings.detect)[1]),
         "camera": lambda: _camera(settings),
+        "gstreamer": lambda: _gstreamer(settings),
         "broker": lambda: asyncio.run(_broker(settings)),
         "disk": lambda: _disk(settings),
         "clock": _clock,
@@ -69,18 +71,36 @@ def _camera(settings: Settings) -> str:
     return f"{uri.text}: {source.got}, first picture {image.shape[1]}x{image.shape[0]}"
 
 
+def _gstreamer(settings: Settings) -> str:
+    uri = CameraUri.parse(settings.uri)
+    if uri.scheme != "csi":
+        return f"not needed by {uri.scheme}: cameras"
+    missing = missing_elements(settings.csi_source)
+    if missing:
+        raise DeviceError(
+            f"no element {', '.join(missing)}: nv... come with JetPack, the others with Debian's gstreamer1.0-plugins-base, -good, -bad and -libav"
+        )
+    return "all elements of the pipeline are there"
+
+
 async def _broker(settings: Settings) -> str:
     broker = settings.broker.broker()
+    place = f"{broker.host}:{broker.port}"
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(broker.host, broker.port)
+        writer.close()
+    except (OSError, TimeoutError, ValueError) as error:  # the last: a host name that cannot be one
+        raise DeviceError(f"{place}: absent: {error or f'no answer in {CONNECT_S:.0f} s'}; is it running, is a firewall in between?") from None
     # Not the camera's own name: that would throw a running agent off the broker.
     async with Link(broker, f"doctor-{time.monotonic_ns()}") as link:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await link.wait_online()
         except TimeoutError:
-            raise DeviceError(
-                f"{broker.host}:{broker.port}: not connected in {CONNECT_S:.0f} s; is it running, and are name and password right?"
-            ) from None
-    return f"{broker.host}:{broker.port}: connected{' with TLS' if broker.is_tls else ''}"
+            why = link.problem or "it takes the connection and says nothing"
+            raise DeviceError(f"{place}: refused: {why}; are name, password, certificate and mqtt:// or mqtts:// right?") from None
+    return f"{place}: connected{' with TLS' if broker.is_tls else ''}"
 
 
 def _disk(settings: Settings) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from edge_agent.scene import Image
 from protocol.errors import DeviceError
 
-LAUNCH = "gst-launch-1.0"
+LAUNCH, INSPECT = "gst-launch-1.0", "gst-inspect-1.0"
 PIPE_BYTES = 1 << 20
 """As large as Linux lets a user's pipe be: fewer turns for a frame."""
 SILENT_S = 4.5
@@ -28,6 +28,14 @@ GAP_S = 1.0
 FRAMES_UNDER_WAY = 2
 STDERR_KEPT = 2000
 READ_BYTES = 1 << 16
+INSPECT_S = 20
+"""The first look at a fresh machine builds a registry of all plugins."""
+TAIL = (
+    "videoconvert ! videoscale ! video/x-raw,format=BGR,width={width},height={height}"
+    " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! fdsink fd=1 sync=false"
+)
+"""What follows the camera's part. Leaky: when nobody reads, the newest frame wins."""
+PACKAGES = "Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 
 
 class GStreamerSource:
@@ -40,19 +48,16 @@ class GStreamerSource:
         self._shape = (height, width, 3)
         self._said = b""
         self._last_s: float | None = None
-        # Leaky: when nobody reads, the newest frame wins.
-        tail = f"! videoconvert ! videoscale ! video/x-raw,format=BGR,width={width},height={height}"
-        tail += " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! fdsink fd=1 sync=false"
         try:
             self._child = subprocess.Popen(
-                [LAUNCH, "-q", *shlex.split(f"{source} {tail}")],
+                [LAUNCH, "-q", *shlex.split(f"{source} ! {TAIL.format(width=width, height=height)}")],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise DeviceError(f"{LAUNCH} is not installed (Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good)") from None
+            raise DeviceError(f"{LAUNCH} is not installed ({PACKAGES})") from None
         assert self._child.stdout is not None
         assert self._child.stderr is not None
         self._out, self._err = self._child.stdout.fileno(), self._child.stderr.fileno()
@@ -116,3 +121,15 @@ class GStreamerSource:
 def _widen(pipe: int) -> None:
     with contextlib.suppress(OSError):  # more than this user may have; the usual size works as well
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def missing_elements(source: str) -> list[str]:
+    """The elements of the whole pipeline behind `source` that are not installed here; raises DeviceError when GStreamer itself is not."""
+    parts = [part.split()[0] for part in f"{source} ! {TAIL}".split("!") if part.strip()]
+    names = [name for name in parts if "/" not in name]  # what holds a slash is a media type
+    try:
+        return [name for name in dict.fromkeys(names) if subprocess.run([INSPECT, "--exists", name], check=False, timeout=INSPECT_S).returncode]
+    except FileNotFoundError:
+        raise DeviceError(f"{INSPECT} is not installed ({PACKAGES})") from None
+    except subprocess.TimeoutExpired:
+        raise DeviceError(f"{INSPECT} does not answer in {INSPECT_S} s") from None

@@ -5,16 +5,21 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from edge_agent.classify import Classifier, Judgement
-from edge_agent.detect import YUNET_SCORE, Detector, HaarDetector, RawNetwork, YuNetDetector
+from edge_agent.detect import Detector, HaarDetector
 from edge_agent.pipeline import Pipeline
-from edge_agent.runtime import Session
+from edge_agent.runtime import OpenCvNetwork, Session
 from edge_agent.settings import ClassifySettings, DetectSettings, Settings
+from edge_agent.yunet import YuNetDetector
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.messages import Model
 from protocol.release import MANIFEST_FILE, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MODEL_FILE, Manifest, digest
+
+YUNET_SCORE = 0.6
+"""For a network that comes without a manifest."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Eyes:
 
 def load_eyes(settings: Settings) -> Eyes:
     """Detector and classifier as the settings ask for them; raises Rejected or DeviceError."""
-    detect, detector = load_detector(settings.detect)
-    classify, classifier = load_classifier(settings.classify)
+    cv2.setNumThreads(settings.threads)
+    detect, detector = load_detector(settings.detect, threads=settings.threads)
+    classify, classifier = load_classifier(settings.classify, threads=settings.threads)
     return Eyes(detect, classify, detector, classifier)
 
 
@@ -39,40 +45,47 @@ def load_pipeline(settings: Settings, eyes: Eyes) -> Pipeline:
     return Pipeline(eyes.detect, eyes.classify, settings.decide.rules())
 
 
-def load_detector(settings: DetectSettings) -> tuple[Detector, Model]:
+def load_detector(settings: DetectSettings, threads: int = 1) -> tuple[Detector, Model]:
     """The detector that is asked for, and what to call it; raises Rejected."""
     if settings.model == "haar":
         return HaarDetector(settings.smallest_face_px), Model(name="haar", version="frontalface_default", digest="")
     if settings.model == "shipped":
         with as_file(files("edge_agent") / "models" / "detector") as folder:
-            return _load_detector(folder, settings)
+            return _load_detector(folder, settings, threads)
     path = Path(settings.model).expanduser()
     if path.is_dir():
-        return _load_detector(path, settings)
+        return _load_detector(path, settings, threads)
     model = _read(path, MAX_MODEL_BYTES)
     try:
-        detector = YuNetDetector(model, settings.smallest_face_px, settings.score or YUNET_SCORE)
-    except Rejected as error:
-        raise Rejected(error.reason, f"detector {path}: {error}") from None
+        detector = YuNetDetector(_network(model, threads), settings.smallest_face_px, settings.score or YUNET_SCORE)
+    except (DeviceError, Rejected) as error:
+        raise Rejected(Reason.BAD_INPUT, f"detector {path}: {error}") from None
     return detector, Model(name=path.stem, version="", digest=digest(model))
 
 
-def _load_detector(folder: Path, settings: DetectSettings) -> tuple[Detector, Model]:
+def _load_detector(folder: Path, settings: DetectSettings, threads: int) -> tuple[Detector, Model]:
     manifest, model = _read_release(folder, "detector")
     try:
-        check_golden(RawNetwork(model), manifest)
-        detector = YuNetDetector(model, settings.smallest_face_px, settings.score or manifest.threshold)
+        network = _network(model, threads)
+        check_golden(network, manifest)
+        detector = YuNetDetector(network, settings.smallest_face_px, settings.score or manifest.threshold)
     except (DeviceError, Rejected) as error:
         raise Rejected(Reason.BAD_RELEASE, f"release {folder}: {error}") from None
     return detector, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
 
 
-def load_classifier(settings: ClassifySettings) -> tuple[Classifier, Model]:
+def _network(model: bytes, threads: int) -> Session | OpenCvNetwork:
+    """ONNX Runtime, which is three times as fast, wherever the network leaves the size of its pictures open."""
+    session = Session(model, threads)
+    return session if session.takes_any_size else OpenCvNetwork(model)
+
+
+def load_classifier(settings: ClassifySettings, threads: int = 1) -> tuple[Classifier, Model]:
     """The classifier of a release folder, or of the release that the package brings along."""
     if settings.release is not None:
-        return _load_classifier(settings.release.expanduser(), settings.threads)
+        return _load_classifier(settings.release.expanduser(), threads)
     with as_file(files("edge_agent") / "models" / "classifier") as folder:
-        return _load_classifier(folder, settings.threads)
+        return _load_classifier(folder, threads)
 
 
 def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:
@@ -89,7 +102,7 @@ def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:
     return classifier, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
 
 
-def check_golden(model: Session | RawNetwork, manifest: Manifest) -> None:
+def check_golden(model: Session | OpenCvNetwork, manifest: Manifest) -> None:
     """Raises Rejected unless the model gives the manifest's golden answers on this machine."""
     golden = manifest.golden
     unknown = set(golden.outputs) - set(model.outputs)

@@ -1,4 +1,7 @@
-"""Alerts and incidents on disk until the broker has acknowledged them."""
+"""Alerts and incidents on disk until the broker has acknowledged them.
+
+Nothing else is stored: telemetry that cannot be sent at its time is worth nothing later, and takes no room from an alert.
+"""
 
 import fcntl
 import logging
@@ -15,7 +18,6 @@ from protocol.messages import Alert, IncidentEnded
 log = logging.getLogger(__name__)
 
 KINDS: dict[str, type[Alert] | type[IncidentEnded]] = {"alert": Alert, "incident": IncidentEnded}
-MAX_ROWS = 10_000
 TABLES = """
 CREATE TABLE IF NOT EXISTS outbox (
     number INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, payload BLOB NOT NULL, kernel_boot TEXT NOT NULL, stored_s REAL NOT NULL
@@ -27,6 +29,16 @@ KERNEL_BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What an outbox may hold; beyond any of them the oldest message is dropped, and counted."""
+
+    messages: int = 10_000
+    size_bytes: int = 8_000_000
+    age_s: float = 30 * 86_400
+    """Since it was stored; when the machine was restarted, since the outbox was opened: no clock knows better."""
+
+
+@dataclass(frozen=True)
 class Row:
     """A message that waits."""
 
@@ -35,6 +47,7 @@ class Row:
     message: Alert | IncidentEnded
     stored_s: float | None
     """On the monotonic clock; None when the machine was restarted since, for then no clock knows."""
+    size_bytes: int
 
 
 class Outbox:
@@ -44,15 +57,16 @@ class Outbox:
     their order, and only a crash in that time could lose them.
     """
 
-    def __init__(self, path: Path, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, path: Path, limits: Limits = Limits()) -> None:
         """Opens or makes the file; raises DeviceError when that cannot be done."""
         self._path = path
-        self._max_rows = max_rows
+        self._limits = limits
+        self._opened_s = time.monotonic()
         self._kernel_boot = _kernel_boot()
         self._in_memory: deque[Row] = deque()
         self._removed_to = 0
         self.lost = 0
-        """Messages dropped since the start because the outbox was full."""
+        """Messages dropped since the start: the outbox was full, they were too old, or could not be read."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(path.with_suffix(".lock"))
@@ -65,7 +79,8 @@ class Outbox:
                 log.warning("outbox %s: %s; kept as %s, a new one begins", path, error, damaged)
                 path.replace(damaged)
                 self._db = _open(path)
-            self._on_disk = self._count()
+            held: tuple[int, int] = self._db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM outbox").fetchone()
+            self._on_disk, self._bytes = held
         except (OSError, sqlite3.Error) as error:
             if hasattr(self, "_lock"):
                 self._lock.close()
@@ -78,16 +93,27 @@ class Outbox:
 
     def put(self, message: Alert | IncidentEnded) -> None:
         """Stores a message; on a sound disk it survives a power cut from here on. The oldest goes when there are too many."""
-        self._in_memory.append(Row(-1, message, time.monotonic()))
+        row = Row(-1, message, time.monotonic(), len(message.encode()))
+        self._in_memory.append(row)
+        self._bytes += row.size_bytes
         self._save()
-        if self.depth > self._max_rows:
-            oldest = self.oldest()
-            if oldest is not None:
-                self.remove(oldest)
-                self.lost += 1
+        self._drop_excess()
 
     def oldest(self) -> Row | None:
-        """The message that waits longest; None when none waits."""
+        """The message that waits longest and is not too old; None when none waits."""
+        self._drop_excess()
+        return self._first()
+
+    def _drop_excess(self) -> None:
+        """Drops the oldest messages until all limits are kept."""
+        while (row := self._first()) is not None:
+            age_s = time.monotonic() - (self._opened_s if row.stored_s is None else row.stored_s)
+            if self.depth <= self._limits.messages and self._bytes <= self._limits.size_bytes and age_s <= self._limits.age_s:
+                return
+            self.remove(row)
+            self.lost += 1
+
+    def _first(self) -> Row | None:
         query = "SELECT number, kind, payload, kernel_boot, stored_s FROM outbox WHERE number > ? ORDER BY number LIMIT 1"
         while True:
             try:
@@ -99,18 +125,22 @@ class Outbox:
                 return self._in_memory[0] if self._in_memory else None
             number, kind, payload, kernel_boot, stored_s = found
             try:
-                return Row(number, KINDS[kind].decode(payload), stored_s if kernel_boot == self._kernel_boot else None)
+                return Row(number, KINDS[kind].decode(payload), stored_s if kernel_boot == self._kernel_boot else None, len(payload))
             except (Rejected, KeyError) as error:  # another version of the agent wrote it
                 log.warning("outbox %s: a message cannot be read and is dropped: %s", self._path, error)
-                self._forget(number)
+                self._forget(number, len(payload))
                 self.lost += 1
 
     def remove(self, row: Row) -> None:
-        """Forgets the oldest message: the broker has it. A full disk may keep the row, which is then passed over."""
-        if row.number < 0:
+        """Forgets the oldest message: the broker has it. A full disk may keep the row, which is then passed over.
+
+        A message that was dropped or moved to the disk meanwhile is left as it is: it may arrive twice, never not at all.
+        """
+        if row.number > self._removed_to:
+            self._forget(row.number, row.size_bytes)
+        elif self._in_memory and self._in_memory[0] is row:
             self._in_memory.popleft()
-        else:
-            self._forget(row.number)
+            self._bytes -= row.size_bytes
 
     def end_orphans(self) -> None:
         """Ends the incidents that were open when the agent was killed: whoever heard their alert hears that they are over."""
@@ -138,9 +168,10 @@ class Outbox:
         self._db.close()
         self._lock.close()
 
-    def _forget(self, number: int) -> None:
+    def _forget(self, number: int, size_bytes: int) -> None:
         self._removed_to = number
         self._on_disk -= 1
+        self._bytes -= size_bytes
         try:
             self._db.execute("DELETE FROM outbox WHERE number <= ?", (number,))
         except sqlite3.Error as error:
@@ -170,9 +201,6 @@ class Outbox:
 
     def _complain(self, error: sqlite3.Error) -> None:
         log.warning("outbox %s: %s; %d messages wait in memory", self._path, error, len(self._in_memory))
-
-    def _count(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -76,6 +76,11 @@ class Pipeline:
         return incidents
 
     @property
+    def tracks(self) -> tuple[decide.Track, ...]:
+        """The faces that are followed, also those not seen for a moment."""
+        return self._state.tracks
+
+    @property
     def open_incidents(self) -> int:
         return self._state.open_incidents
 

@@ -8,16 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 from edge_agent.outbox import Outbox
 from edge_agent.scene import Closed, Ending, Incident, Opened
+from edge_agent.snapshot import Shot
 from protocol.errors import LinkError
 from protocol.link import Link
-from protocol.messages import Alert, IncidentEnded, NoMask, utc
-from protocol.topics import Address
+from protocol.messages import Alert, IncidentEnded, NoMask, Snapshot, utc
+from protocol.topics import Address, SnapshotAddress
 
 log = logging.getLogger(__name__)
 
 REPLAYED_S = 2.0
 """A message that waited this long could not be delivered at its time."""
 RETRY_S = 0.5
+SHOTS_WAITING = 4
+"""Pictures are large and of the moment: a slow link drops them."""
 FLUSH_S = 5.0
 
 
@@ -59,6 +62,7 @@ class Publisher:
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._waiting: asyncio.Queue[Alert | IncidentEnded] = asyncio.Queue()
         self._has_stored = asyncio.Event()
+        self._shots: asyncio.Queue[Shot] = asyncio.Queue(SHOTS_WAITING)
         self._no_mask = NoMask(value="OFF")
         self._no_mask_changed = asyncio.Event()
 
@@ -76,12 +80,18 @@ class Publisher:
             self._no_mask = value
             self._no_mask_changed.set()
 
+    def show(self, shot: Shot) -> None:
+        """Takes a picture over; it is sent once if the link is there, and never kept for later."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._shots.put_nowait(shot)
+
     async def run(self) -> None:
         """Stores and sends until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store())
             tasks.create_task(self._drain())
             tasks.create_task(self._send_no_mask())
+            tasks.create_task(self._send_shots())
 
     async def flush(self) -> None:
         """Returns when everything told is on disk, and sent if the broker takes it within a few seconds."""
@@ -138,3 +148,10 @@ class Publisher:
             else:
                 if value == self._no_mask:
                     self._no_mask_changed.clear()
+
+    async def _send_shots(self) -> None:
+        while True:
+            shot = await self._shots.get()
+            address = SnapshotAddress.of(self._address, shot.id)
+            with contextlib.suppress(LinkError):
+                await self._link.send(address, Snapshot(jpeg=shot.jpeg))

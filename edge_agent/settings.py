@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edge_agent.decide import Rules
+from edge_agent.outbox import Limits
 from edge_agent.sources import NVARGUS
 from protocol.errors import Reason, Rejected, one_line
 from protocol.link import Broker
@@ -74,7 +75,6 @@ class ClassifySettings(_Section):
 
     release: Path | None = None
     """A release folder; the release that the package brings along when empty."""
-    threads: int = Field(default=1, ge=1, le=64)
 
 
 class DecideSettings(_Section):
@@ -103,6 +103,27 @@ class DecideSettings(_Section):
         return Rules(**self.model_dump())
 
 
+class OutboxSettings(_Section):
+    """How much waits for a broker that is away; beyond any of these the oldest alert is dropped, and counted on `health`."""
+
+    messages: int = Field(default=Limits.messages, ge=1, le=1_000_000)
+    size_bytes: int = Field(default=Limits.size_bytes, ge=10_000, le=10**9)
+    age_s: float = Field(default=Limits.age_s, ge=60)
+
+    def limits(self) -> Limits:
+        """As the outbox takes them."""
+        return Limits(**self.model_dump())
+
+
+class SnapshotSettings(_Section):
+    """Pictures that leave the camera: none, unless switched on here."""
+
+    on_alert: bool = False
+    """One with each alert; all faces but the incident's are blurred."""
+    on_request: bool = False
+    """One when the command `snapshot` asks for it; all faces are blurred."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -123,6 +144,10 @@ class Settings(BaseSettings):
     """Where alerts are kept until the broker has them."""
     telemetry_s: float = Field(default=10, ge=1, le=300)
     """Seconds between two telemetry messages."""
+    threads: int = Field(default=1, ge=1, le=64)
+    """How many processor threads the work on one frame may take, in OpenCV and in ONNX Runtime alike."""
+    prometheus_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where Prometheus finds the figures, on this machine only: `http://127.0.0.1:<port>/metrics`. Needs `pip install 'maskfleet[prometheus]'`."""
     home_assistant: bool = True
     """Whether the camera shows itself to Home Assistant; false removes it there."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -130,6 +155,8 @@ class Settings(BaseSettings):
     detect: DetectSettings = DetectSettings()
     classify: ClassifySettings = ClassifySettings()
     decide: DecideSettings = DecideSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
 
     @property
     def address(self) -> Address:

@@ -117,7 +117,8 @@ class VideoSource:
     def __init__(self, place: str, backend: int, params: list[int], is_recorded: bool, loops: bool = False) -> None:
         self._place = place
         self._loops = loops
-        self._capture = cv2.VideoCapture(place, backend, params)
+        # One decoding thread: each further one would hold back a frame, and its memory.
+        self._capture = cv2.VideoCapture(place, backend, [*params, cv2.CAP_PROP_N_THREADS, 1] if backend == cv2.CAP_FFMPEG else params)
         if not self._capture.isOpened():
             raise DeviceError("cannot be opened")
         fps = self._capture.get(cv2.CAP_PROP_FPS)

@@ -139,6 +139,8 @@ class Link:
         self._lost: asyncio.Future[None] = asyncio.Future()
         self._session = 0
         self._is_leaving = False
+        self.problem = ""
+        """Why the last connection failed or ended, in the words of the library; empty before that."""
         self._keeper: asyncio.Task[None] | None = None
         self._greeter: asyncio.Task[None] | None = None
 
@@ -224,6 +226,7 @@ class Link:
                     self._session += 1
                     await self._serve(client)
             except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
+                self.problem = str(error)
                 level = logging.WARNING if attempt == 0 else logging.DEBUG
                 log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, error)
             except Exception:  # an error of ours or of a library must not make a camera mute for ever

@@ -30,6 +30,7 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="null")
 
     topic: ClassVar[Topic]
+    max_bytes: ClassVar[int] = MAX_PAYLOAD_BYTES
 
     def encode(self) -> bytes:
         """The payload."""
@@ -38,8 +39,8 @@ class Message(BaseModel):
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         """The message in a payload; raises Rejected for anything else, whatever the bytes are."""
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise Rejected(Reason.TOO_LARGE, f"{cls.topic.leaf}: {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES}")
+        if len(payload) > cls.max_bytes:
+            raise Rejected(Reason.TOO_LARGE, f"{cls.topic.leaf}: {len(payload)} bytes, at most {cls.max_bytes}")
         try:
             return cls._parse(payload)
         except ValidationError as error:
@@ -125,11 +126,11 @@ class Health(Message):
     outbox: Count
     """Alerts and incidents that the broker has not acknowledged yet."""
     lost: Count
-    """Alerts and incidents dropped since the agent started because the outbox was full."""
+    """Alerts and incidents dropped since the agent started: too many, too large or too old for the outbox."""
 
 
 class Telemetry(Message):
-    """Figures since the last telemetry message: flat, so that a broker client can plot each."""
+    """Figures since the last telemetry message: flat, so that a broker client can plot each. Not kept while the broker is away."""
 
     topic = topics.TELEMETRY
     v: Literal[1] = 1
@@ -151,6 +152,8 @@ class Telemetry(Message):
     """Mean number of faces in a frame."""
     temperature_c: float | None
     """Of the hottest thermal zone; None where the machine tells none."""
+    power_mode: Text | None = None
+    """Of a Jetson or of ACPI, such as `MAXN`; None where the machine has none."""
     memory_mb: float
     """Resident memory of the agent."""
     outbox: Count
@@ -204,10 +207,29 @@ class IncidentEnded(Message):
     delay_s: Seconds | None = 0
 
 
+class Snapshot(Message):
+    """One JPEG picture, with the faces of others blurred. Only where the camera's settings switch snapshots on.
+
+    It comes with each alert, under the alert's id, or is asked for by a command, under the command's id.
+    """
+
+    topic = topics.SNAPSHOT
+    max_bytes = 60_000
+    jpeg: bytes
+
+    def encode(self) -> bytes:
+        return self.jpeg
+
+    @classmethod
+    def _parse(cls, payload: bytes) -> Self:
+        return cls(jpeg=payload)
+
+
 class Command(Message):
     """Asks one camera for something; answered on `command/ack` with the same id. Retained and expired commands are ignored.
 
-    Operations: `report` (say birth, health and state again), `restart_capture`, and `detect` with `{"on": true}` or `{"on": false}`.
+    Operations: `report` (say birth, health and state again), `restart_capture`, `detect` with `{"on": true}` or `{"on": false}`, and
+    `snapshot` (a picture, every face in it blurred, where the settings allow it).
     """
 
     topic = topics.COMMAND
@@ -244,7 +266,7 @@ class Discovery(Message):
         return cls(document=TypeAdapter(dict[str, JsonValue]).validate_json(payload) if payload else None)
 
 
-MESSAGES: tuple[type[Message], ...] = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask, Command, CommandAck, Discovery)
+MESSAGES: tuple[type[Message], ...] = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask, Snapshot, Command, CommandAck, Discovery)
 
 
 def utc(timestamp_s: float) -> datetime:

@@ -85,6 +85,43 @@ class DiscoveryTopic(Topic):
         raise Rejected(Reason.BAD_TOPIC, f"{topic!r}: names no single camera")
 
 
+@dataclass(frozen=True)
+class SnapshotAddress(Address):
+    """Names one picture of a camera."""
+
+    snapshot: str
+
+    @classmethod
+    def of(cls, camera: Address, snapshot: str) -> "SnapshotAddress":
+        """A picture's address at a camera; raises Rejected when the name cannot stand in a topic."""
+        return cls(camera.base, camera.site, camera.camera, snapshot)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not SEGMENT.fullmatch(self.snapshot):
+            raise Rejected(Reason.BAD_TOPIC, f"snapshot {self.snapshot!r}: use 1 to 64 letters, digits, '_' or '-'")
+
+
+@dataclass(frozen=True)
+class SnapshotTopic(Topic):
+    """A topic for each picture, so that a subscriber can wait for one."""
+
+    @property
+    def template(self) -> str:
+        return f"{super().template}/<snapshot>"
+
+    def build(self, address: Address) -> str:
+        return f"{super().build(address)}/{address.snapshot if isinstance(address, SnapshotAddress) else '+'}"
+
+    def parse(self, topic: str) -> SnapshotAddress:
+        head, _, snapshot = topic.rpartition("/")
+        camera = super().parse(head)
+        return SnapshotAddress(camera.base, camera.site, camera.camera, snapshot)
+
+    def filter(self, scope: "Address | str") -> str:
+        return self.build(scope) if isinstance(scope, Address) else f"{super().filter(scope)}/+"
+
+
 STATUS = Topic("status", qos=1, retained=True, writer=Writer.CAMERA_AND_WILL)
 BIRTH = Topic("birth", qos=1, retained=True)
 HEALTH = Topic("health", qos=1, retained=True)
@@ -92,10 +129,11 @@ TELEMETRY = Topic("telemetry", qos=0, retained=False)
 ALERT = Topic("alert", qos=1, retained=False)
 INCIDENT = Topic("incident", qos=1, retained=False)
 NO_MASK = Topic("no_mask", qos=1, retained=True)
+SNAPSHOT = SnapshotTopic("snapshot", qos=0, retained=False)
 
 COMMAND = Topic("command", qos=1, retained=False, writer=Writer.USER)
 COMMAND_ACK = Topic("command/ack", qos=1, retained=False)
 DISCOVERY = DiscoveryTopic("config", qos=1, retained=True)
 
 TOPICS = (STATUS, BIRTH, HEALTH, TELEMETRY, ALERT, INCIDENT, NO_MASK, COMMAND, COMMAND_ACK)
-"""Those of a camera that can be parsed."""
+"""Those that name a camera and nothing else."""

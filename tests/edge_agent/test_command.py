@@ -45,7 +45,7 @@ async def test_commands_are_carried_out_once_and_answered(mosquitto, tmp_path: P
             await ask(id="d", op="report", expires="2020-01-01T00:00:00Z")
             await ask(id="e", op="detect", args={"on": False})
             await ear.until(lambda ear: answers("e") and ear.of(IncidentEnded))
-            assert (answers("b")[0].ok, answers("b")[0].reason) == (False, "no such operation; known are report, restart_capture, detect")
+            assert (answers("b")[0].ok, answers("b")[0].reason) == (False, "no such operation; known are report, restart_capture, detect, snapshot")
             assert not answers("c")[0].ok
             assert answers("d") == answers("old") == []
             await ear.until(lambda ear: not ear.of(Health)[-1].detecting)

@@ -10,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rig import ROOT
+from rig import MOSQUITTO, ROOT, Mosquitto, missing
 
 from edge_agent.demo_scene import DemoScene
+from edge_agent.gstreamer import INSPECT
 
 
 def agent(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
@@ -104,7 +105,35 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     assert not report["ok"]
     assert [part for part, finding in found.items() if not finding["is_good"]] == ["camera", "broker"]
     assert "plugged in" in found["camera"]["text"]
+    assert "absent" in found["broker"]["text"]
     assert "door" in found["classifier"]["text"]
+
+
+def test_doctor_tells_a_broker_that_refuses_from_one_that_is_absent(tmp_path: Path) -> None:
+    if MOSQUITTO is None:
+        missing("mosquitto")
+    broker = Mosquitto(tmp_path, ("allow_anonymous false",))
+    broker.start()
+    try:
+        done = agent("doctor", "--json", env={**os.environ, "MASKFLEET_BROKER__URL": broker.url, "MASKFLEET_STATE_DIR": str(tmp_path)})
+    finally:
+        broker.stop()
+    (found,) = [finding for finding in json.loads(done.stdout)["findings"] if not finding["is_good"]]
+    assert found["part"] == "broker"
+    assert "refused" in found["text"]
+    assert "uthori" in found["text"]  # not authorised, in the words of the library
+
+
+def test_doctor_names_the_elements_that_a_csi_camera_lacks(tmp_path: Path) -> None:
+    if shutil.which(INSPECT) is None:
+        missing(INSPECT)
+    quiet = {**os.environ, "MASKFLEET_STATE_DIR": str(tmp_path), "MASKFLEET_BROKER__URL": "mqtt://127.0.0.1:9"}
+    texts = []
+    for source in ("nosuchsource ! video/x-raw ! nosuchconvert", "videotestsrc"):
+        done = agent("doctor", "--camera", "csi://0?width=320&height=240", "--json", env={**quiet, "MASKFLEET_CSI_SOURCE": source})
+        texts += [finding["text"] for finding in json.loads(done.stdout)["findings"] if finding["part"] == "gstreamer"]
+    assert texts[0].startswith("no element nosuchsource, nosuchconvert: ")
+    assert texts[1] == "all elements of the pipeline are there"
 
 
 def test_doctor_is_content(tmp_path: Path, mosquitto) -> None:

@@ -2,14 +2,15 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from edge_agent.detect import input_width
-from edge_agent.load import load_classifier, load_detector
+from edge_agent.load import load_classifier, load_detector, load_eyes
 from edge_agent.runtime import Session
 from edge_agent.scene import Frame
-from edge_agent.settings import ClassifySettings, DetectSettings
+from edge_agent.settings import ClassifySettings, DetectSettings, Settings
 from protocol.errors import DeviceError, Reason, Rejected
 
 
@@ -129,3 +130,14 @@ def test_a_detector_that_is_none_is_refused(tmp_path: Path, content: bytes | Non
 def test_a_classifier_given_as_detector_is_refused(classifier_release: Path) -> None:
     with pytest.raises(Rejected, match="not a network in YuNet's format"):
         load_detector(DetectSettings(model=str(classifier_release / "model.onnx")))
+
+
+def test_threads_mean_the_same_to_opencv_and_to_onnx_runtime() -> None:
+    try:
+        for threads in (2, 1):
+            eyes = load_eyes(Settings(threads=threads))
+            assert cv2.getNumThreads() == threads
+            sessions = (eyes.classify._session, eyes.detect._network)
+            assert [session._session.get_session_options().intra_op_num_threads for session in sessions] == [threads, threads]
+    finally:
+        cv2.setNumThreads(-1)

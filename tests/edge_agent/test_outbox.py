@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.outbox import MAX_ROWS, Outbox
+from edge_agent.outbox import Limits, Outbox
 from protocol.errors import DeviceError
 from protocol.messages import Alert, IncidentEnded
 
@@ -25,9 +25,9 @@ def _closed() -> Iterator[None]:
 boxes: list[Outbox] = []
 
 
-def opened(path: Path, max_rows: int = MAX_ROWS) -> Outbox:
+def opened(path: Path, **limits: float) -> Outbox:
     """An outbox that is closed after the test, if the test does not."""
-    boxes.append(Outbox(path, max_rows))
+    boxes.append(Outbox(path, Limits(**limits)))
     return boxes[-1]
 
 
@@ -57,11 +57,66 @@ def test_first_in_first_out_across_restarts(tmp_path: Path) -> None:
 
 
 def test_when_full_the_oldest_goes_and_is_counted(tmp_path: Path) -> None:
-    box = opened(tmp_path / "outbox.sqlite", max_rows=3)
+    box = opened(tmp_path / "outbox.sqlite", messages=3)
     for seq in range(1, 6):
         box.put(alert(seq))
     assert (box.depth, box.lost) == (3, 2)
     assert box.oldest().message == alert(3)
+
+
+def test_its_size_is_bounded_across_restarts(tmp_path: Path) -> None:
+    path, size = tmp_path / "outbox.sqlite", len(alert(1).encode())
+    box = opened(path, size_bytes=3 * size)
+    for seq in range(1, 4):
+        box.put(alert(seq))
+    box.close()
+    box = opened(path, size_bytes=3 * size)
+    assert (box.depth, box.lost) == (3, 0)
+    box.put(alert(4))
+    assert (box.depth, box.lost) == (3, 1)
+    assert drain(box) == [alert(2), alert(3), alert(4)]
+
+
+def test_what_is_too_old_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("edge_agent.outbox.time.monotonic", lambda: now[0])
+    box = opened(tmp_path / "outbox.sqlite", age_s=60)
+    for seq in (1, 2):
+        box.put(alert(seq))
+        now[0] += 40
+    assert box.oldest().message == alert(2)
+    assert (box.depth, box.lost) == (1, 1)
+    now[0] += 21
+    assert box.oldest() is None
+    assert (box.depth, box.lost) == (0, 2)
+
+
+def test_after_a_restart_of_the_machine_age_counts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monotonic clock began anew: what it said before means nothing, and an alert is not dropped for it."""
+    path, now = tmp_path / "outbox.sqlite", [1_000_000.0]
+    monkeypatch.setattr("edge_agent.outbox.time.monotonic", lambda: now[0])
+    box = opened(path, age_s=60)
+    box.put(alert(1))
+    box.close()
+    monkeypatch.setattr("edge_agent.outbox.KERNEL_BOOT_FILE", tmp_path / "boot_id")
+    (tmp_path / "boot_id").write_text("another")
+    now[0] = 10.0
+    box = opened(path, age_s=60)
+    assert box.oldest().message == alert(1)
+    now[0] = 71.0
+    assert (box.oldest(), box.lost) == (None, 1)
+
+
+def test_what_was_dropped_while_it_was_sent_is_not_counted_twice(tmp_path: Path) -> None:
+    box = opened(tmp_path / "outbox.sqlite", messages=2)
+    box.put(alert(1))
+    under_way = box.oldest()
+    for seq in (2, 3):
+        box.put(alert(seq))
+    box.remove(under_way)
+    assert (box.depth, box.lost) == (2, 1)
+    assert drain(box) == [alert(2), alert(3)]
+    assert (box.depth, box._bytes) == (0, 0)
 
 
 def test_after_a_restart_of_the_machine_nobody_knows_the_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

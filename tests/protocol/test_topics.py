@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import Reason, Rejected
-from protocol.topics import DISCOVERY, TOPICS, Address, Topic
+from protocol.topics import DISCOVERY, SNAPSHOT, TOPICS, Address, SnapshotAddress, Topic
 
 segments = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 addresses = st.builds(Address, segments, segments, segments)
@@ -57,3 +57,15 @@ def test_the_discovery_topic_is_one_level_below_home_assistants() -> None:
     assert built == "homeassistant/device/maskfleet_lobby_door-1/config"
     with pytest.raises(Rejected):
         DISCOVERY.parse(built)
+
+
+@given(addresses, segments)
+def test_each_picture_has_a_topic_of_its_own(camera: Address, name: str) -> None:
+    address = SnapshotAddress.of(camera, name)
+    assert SNAPSHOT.build(address) == f"{camera.base}/camera/{camera.site}/{camera.camera}/snapshot/{name}"
+    assert SNAPSHOT.parse(SNAPSHOT.build(address)) == address
+    assert SNAPSHOT.filter(camera) == SNAPSHOT.filter(camera.base).replace("/+/+/", f"/{camera.site}/{camera.camera}/")
+    with pytest.raises(Rejected):
+        SNAPSHOT.parse(f"{camera.base}/camera/{camera.site}/{camera.camera}/alert/{name}")
+    with pytest.raises(Rejected):
+        SnapshotAddress.of(camera, f"{name}/#")

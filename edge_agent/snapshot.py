@@ -1,0 +1,83 @@
+"""Pictures that may leave the camera: small, with the faces of others made unknowable. Off unless the settings switch them on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from edge_agent.decide import Track
+from edge_agent.scene import Box, Frame, Image, Incident, Opened
+from protocol.errors import DeviceError, Reason, Rejected
+
+MAX_BYTES = 60_000
+WIDEST_PX = 960
+QUALITIES = (85, 70, 55, 40)
+SMALLER = 0.7
+"""When no quality makes the picture small enough, its sides are cut to this part."""
+HEAD = 1.6
+"""What is blurred is so much larger than the face: hair and ears tell who it is, too."""
+GRAIN = 2
+"""So many grains are left of a face, across and down: fewer than tell anybody from anybody."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture to be sent."""
+
+    id: str
+    """The incident's, or that of the command that asked for it."""
+    jpeg: bytes
+
+
+class Snapshots:
+    """Takes the pictures that are wanted. `ask` may be called from any thread, `take` belongs to the pipeline's."""
+
+    def __init__(self, *, on_alert: bool, on_request: bool) -> None:
+        self._on_alert = on_alert
+        self._on_request = on_request
+        self._asked: str | None = None
+
+    def ask(self, id_: str) -> None:
+        """Wants a picture of the next frame, every face in it blurred; raises Rejected while that is switched off."""
+        if not self._on_request:
+            raise Rejected(Reason.BAD_SETTING, "snapshots on request are off; snapshots.on_request switches them on")
+        self._asked = id_
+
+    def take(self, frame: Frame, incidents: Iterable[Incident], tracks: tuple[Track, ...], boot: str) -> list[Shot]:
+        """The pictures of a frame: one for each incident that opened in it, with all other faces blurred, and one that was asked for."""
+        shots = []
+        opened = [one for one in incidents if isinstance(one, Opened)] if self._on_alert else []
+        for incident in opened:
+            others = [track.box for track in tracks if track.number != incident.track]
+            shots.append(Shot(f"{boot}-{incident.seq}", picture(frame.image_HWC, others)))
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            shots.append(Shot(asked, picture(frame.image_HWC, [track.box for track in tracks])))
+        return shots
+
+
+def picture(image_HWC: Image, blurred: Iterable[Box]) -> bytes:
+    """A JPEG of at most MAX_BYTES, in which the boxes are blurred."""
+    image = image_HWC.copy()
+    for box in blurred:
+        blur(image, box)
+    scale = min(1.0, WIDEST_PX / image.shape[1])
+    while True:
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        for quality in QUALITIES:
+            is_done, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])
+            if not is_done:
+                raise DeviceError("the picture cannot be written as JPEG")
+            if jpeg.size <= MAX_BYTES:
+                return jpeg.tobytes()
+        scale *= SMALLER
+
+
+def blur(image_HWC: Image, box: Box) -> None:
+    """Leaves a few grains of the head around a face, in place."""
+    (x, y), half = box.centre, box.size * HEAD / 2
+    part = image_HWC[max(0, round(y - half)) : max(0, round(y + half)), max(0, round(x - half)) : max(0, round(x + half))]
+    if part.size:
+        grains = cv2.resize(part, (GRAIN, GRAIN), interpolation=cv2.INTER_AREA)
+        np.copyto(part, cv2.resize(grains, part.shape[1::-1], interpolation=cv2.INTER_LINEAR))
