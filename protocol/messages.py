@@ -30,6 +30,7 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="null")
 
     topic: ClassVar[Topic]
+    max_bytes: ClassVar[int] = MAX_PAYLOAD_BYTES
 
     def encode(self) -> bytes:
         """The payload."""
@@ -38,8 +39,8 @@ class Message(BaseModel):
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         """The message in a payload; raises Rejected for anything else, whatever the bytes are."""
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            raise Rejected(Reason.TOO_LARGE, f"{cls.topic.leaf}: {len(payload)} bytes, at most {MAX_PAYLOAD_BYTES}")
+        if len(payload) > cls.max_bytes:
+            raise Rejected(Reason.TOO_LARGE, f"{cls.topic.leaf}: {len(payload)} bytes, at most {cls.max_bytes}")
         try:
             return cls._parse(payload)
         except ValidationError as error:
