@@ -52,17 +52,19 @@ class Desired(Message):
     rollout: Annotated[str, Field(max_length=64)] = ""
     attempt: Count = 0
     """Rises when the coordinator asks again."""
+    hold: bool = False
+    """Fetch the model and wait: it is to be tried when this is false. So one broadcast of the chunks serves all waves."""
     manifest: Annotated[str, Field(max_length=MAX_RETAINED_BYTES)] = ""
     """The bytes of manifest.json, in base64."""
     signature: Signature | None = None
     """What stands in manifest.sig."""
 
     @classmethod
-    def of(cls, rollout: str, attempt: int, manifest: bytes, signature: Signature | None) -> Self:
+    def of(cls, rollout: str, attempt: int, manifest: bytes, signature: Signature | None, hold: bool = False) -> Self:
         """Asks for a release, by the bytes of its manifest; raises Rejected when they do not fit."""
         encoded = base64.b64encode(manifest).decode()
         if len(encoded) < MAX_RETAINED_BYTES:
-            desired = cls(rollout=rollout, attempt=attempt, manifest=encoded, signature=signature)
+            desired = cls(rollout=rollout, attempt=attempt, hold=hold, manifest=encoded, signature=signature)
             if len(desired.encode()) <= MAX_RETAINED_BYTES:
                 return desired
         raise Rejected(
