@@ -37,13 +37,14 @@ class Reason(StrEnum):
     KNOWN_BAD = "known_bad"
     UPDATES_OFF = "updates_off"
     WITHDRAWN = "withdrawn"
-    NO_SPACE = "no_space"
+    DISK_FAILED = "disk_failed"
     CRASHED = "crashed"
     TIMED_OUT = "timed_out"
     TOO_SLOW = "too_slow"
     NOT_A_NUMBER = "not_a_number"
     DISAGREES = "disagrees"
     NOT_CONNECTED = "not_connected"
+    NO_FRAMES = "no_frames"
     RESTARTED = "restarted"
 
 

@@ -27,6 +27,7 @@ class UpdateState(StrEnum):
     CHECKING = "checking"
     FETCHING = "fetching"
     VERIFYING = "verifying"
+    HELD = "held"
     TESTING = "testing"
     SHADOW = "shadow"
     TRIAL = "trial"
