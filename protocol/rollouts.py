@@ -5,7 +5,7 @@ import binascii
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from protocol import topics
 from protocol.errors import Reason, Rejected
@@ -222,14 +222,21 @@ class RolloutLog(Message):
 
 
 class RolloutCommand(Message):
-    """Asks the coordinator for something; answered on `rollout/command/ack` with the same id. Retained and expired commands are ignored."""
+    """Asks the coordinator for something; answered on `rollout/command/ack` with the same id. Retained and expired commands are ignored.
+
+    Operations: `start` with args `release` (a release on the coordinator's shelf), `select` (`site/camera` patterns) and any rules
+    (`waves`, `threshold`, `quorum`, `soak_s`, `answer_s`, `max_failures`, `max_failure_share`); `pause`, `resume` and `abort`, with
+    `reason`; `rollback` with `release`, which is the old model with a higher counter.
+    """
 
     topic = topics.ROLLOUT_COMMAND
     v: Literal[1] = 1
     id: Annotated[str, Field(min_length=1, max_length=64)]
+    """Chosen by the sender; the same id is carried out once."""
     op: Literal["start", "pause", "resume", "abort", "rollback"]
-    rollout: Text
-    args: dict[str, bool | int | float | Text] = Field(default={})
+    rollout: Text = ""
+    """Which rollout; the one that is under way when empty."""
+    args: dict[str, JsonValue] = Field(default={})
     expires: AwareDatetime | None = None
 
 
@@ -240,6 +247,8 @@ class RolloutAck(Message):
     v: Literal[1] = 1
     id: Text
     ok: bool
+    rollout: Text = ""
+    """Which rollout it was about."""
     reason: Text = ""
     """Why it was not done."""
 

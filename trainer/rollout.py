@@ -25,6 +25,7 @@ from trainer.rollout_state import (
     RollBack,
     Rollout,
     Start,
+    Supersede,
     Tell,
 )
 
@@ -51,6 +52,7 @@ FROM: Mapping[type[Event], frozenset[Phase]] = {
     Resume: frozenset({P.PAUSED}),
     Abort: frozenset({P.DRAFT, P.RUNNING, P.SOAKING, P.PAUSED}),
     RollBack: frozenset({P.RUNNING, P.SOAKING, P.PAUSED, P.DONE, P.ABORTED}),
+    Supersede: frozenset({P.DONE, P.ABORTED, P.ROLLED_BACK}),
 }
 """The phases in which a command means something; elsewhere it changes nothing."""
 
@@ -73,25 +75,31 @@ def step(state: Rollout, *events: Event) -> Step:
     if states[-1] is state:
         return Step(state)
     phases = [line for before, after in pairwise(states) for line in _phase_notes(before, after)]
-    tells = [tell for tell in owed(states[-1]) if not _was_asked(state, tell)]
+    known = set(owed(state))
+    tells = [tell for tell in owed(states[-1]) if tell not in known]
     return Step(states[-1], (*_camera_notes(state, states[-1]), *phases, *tells))
 
 
 def allows(state: Rollout, command: type[Event]) -> bool:
     """Whether a command (`Start`, `Pause`, `Resume`, `Abort`, `RollBack`) means something now."""
-    return state.phase in FROM[command]
+    return state.phase in FROM[command] and not state.is_superseded
+
+
+def is_over(state: Rollout) -> bool:
+    """Whether nothing can come of this rollout any more."""
+    return (state.is_superseded or state.phase in CLOSED) and not any(owed(state))
 
 
 def owed(state: Rollout) -> Iterator[Tell]:
-    """What the broker has not acknowledged yet: to be said again after a restart and at each connection."""
+    """What the broker has not acknowledged yet: after a restart it is to be said again."""
     for name, own in state.cameras.items():
         if not own.is_told:
             yield Tell(name, own.attempt, own.asked)
 
 
 def reached(state: Rollout) -> tuple[str, ...]:
-    """The cameras that have been asked to run the release and did not refuse it: a way back is for them."""
-    return tuple(name for name, own in state.cameras.items() if own.fate is Fate.COMMITTED or (own.wave and own.fate not in BAD))
+    """The cameras that run the release, or are at it: a way back is for them."""
+    return tuple(name for name, own in state.cameras.items() if own.fate in (Fate.COMMITTED, Fate.UPDATING))
 
 
 def _command(state: Rollout, event: Event) -> Rollout:
@@ -108,12 +116,14 @@ def _command(state: Rollout, event: Event) -> Rollout:
             return _enter(each(state, recall), P.ABORTED, event.at_s, reason)
         case RollBack(reason=reason):
             return _enter(each(state, recall), P.ROLLED_BACK, event.at_s, reason)
+        case Supersede():
+            return each(state, recall).model_copy(update={"is_superseded": True})
     raise TypeError(f"{event} is no command")
 
 
 def _go_on(state: Rollout, at_s: float) -> Rollout:
     """One thing that happens by itself now; the same object when there is none."""
-    if state.phase is P.DRAFT or state.phase in CLOSED:
+    if state.phase is P.DRAFT or state.phase in CLOSED or state.is_superseded:
         return state
     late = expire(state, at_s)
     if late is not state or state.phase not in ASKING:
@@ -218,11 +228,6 @@ def _wave(state: Rollout) -> list[Camera]:
 
 def _fates(state: Rollout) -> Counter[Fate]:
     return Counter(own.fate for own in state.cameras.values())
-
-
-def _was_asked(state: Rollout, tell: Tell) -> bool:
-    own = state.cameras.get(tell.camera)
-    return own is not None and (own.attempt, own.asked) == (tell.attempt, tell.asked)
 
 
 def _phase_notes(before: Rollout, after: Rollout) -> Iterator[Note]:

@@ -13,7 +13,7 @@ def note(state: Rollout, event: Event) -> Rollout:
     """The state, with what an event says about its cameras; the same object when it says nothing new."""
     match event:
         case Connected():
-            return each(state, lambda own: change(own, is_online=False, told_s=event.at_s))
+            return each(state, lambda own: _anew(own, event.at_s))
         case Heard() | Told() | Answered() | Unreadable():
             own = state.cameras.get(event.camera)
             if own is None and not state.plan.selects(event.camera):
@@ -33,7 +33,7 @@ def expire(state: Rollout, at_s: float) -> Rollout:
             return own
         if own.has_begun or own.is_online:
             return _fail(own, "no_answer", f"no answer in {answer_s:g} s")
-        return change(recall(own), wave=0)
+        return recall(own)
 
     return each(state, late)
 
@@ -49,8 +49,8 @@ def recall(own: Camera) -> Camera:
     """A camera that is asked for nothing any more, unless it has committed."""
     if own.asked == "nothing" or own.fate is Fate.COMMITTED:
         return own
-    fate = Fate.WAITING if own.fate is Fate.UPDATING else own.fate
-    return change(own, fate=fate, asked="nothing", is_told=False, has_begun=False)
+    own = change(own, fate=Fate.WAITING, wave=0) if own.fate is Fate.UPDATING else own
+    return change(own, asked="nothing", is_told=False, has_begun=False)
 
 
 def recall_running(own: Camera) -> Camera:
@@ -78,6 +78,12 @@ def put(state: Rollout, cameras: dict[str, Camera]) -> Rollout:
 def change(own: Camera, **changes: Any) -> Camera:
     """A camera with fields changed; the same object when they are as they were."""
     return own if all(getattr(own, key) == value for key, value in changes.items()) else own.model_copy(update=changes)
+
+
+def _anew(own: Camera, at_s: float) -> Camera:
+    """After a connection: the broker may have lost what it had acknowledged, and answers may have been missed."""
+    is_told = own.is_told and (own.attempt == 0 or own.fate is Fate.COMMITTED)
+    return change(own, is_online=False, is_told=is_told, told_s=at_s)
 
 
 def _after(own: Camera, state: Rollout, event: Heard | Told | Answered | Unreadable) -> Camera:

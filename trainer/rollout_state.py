@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from math import ceil
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -131,6 +131,8 @@ class Rollout(_Frozen):
     wave: int = 0
     since_s: float = 0
     """When the phase began."""
+    is_superseded: bool = False
+    """A newer rollout of the kind has begun: this one asks nobody any more."""
     cameras: dict[str, Camera] = {}
 
 
@@ -170,6 +172,11 @@ class RollBack(Event):
     """The cameras that were reached get another release, from another rollout."""
 
     reason: str = "asked for"
+
+
+@dataclass(frozen=True)
+class Supersede(Event):
+    """A newer rollout of the same kind begins, after this one has ended."""
 
 
 @dataclass(frozen=True)
@@ -222,9 +229,6 @@ class Tick(Event):
     """Time has passed."""
 
 
-EVENTS = (Start, Pause, Resume, Abort, RollBack, Connected, Heard, Told, Answered, Unreadable, Tick)
-
-
 @dataclass(frozen=True)
 class Tell:
     """Write what a camera is asked to its desired state; then `Told`."""
@@ -244,7 +248,6 @@ class Note:
 
 
 Action = Tell | Note
-ACTIONS = get_args(Action)
 
 
 def _count(wave: str, cameras: int) -> int:
