@@ -1,7 +1,7 @@
 """Settings -> the parts that see: a release is checked and proven before it may look through a camera."""
 
-from dataclasses import dataclass
-from importlib.resources import as_file, files
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +9,13 @@ import numpy as np
 
 from edge_agent.classify import Classifier, Judgement
 from edge_agent.detect import YUNET_SCORE, Detector, HaarDetector, RawNetwork, YuNetDetector
-from edge_agent.pipeline import Pipeline
+from edge_agent.pipeline import Classify, Pipeline
 from edge_agent.runtime import Session
 from edge_agent.settings import ClassifySettings, DetectSettings, Settings
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.messages import Model
 from protocol.release import MANIFEST_FILE, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MODEL_FILE, Manifest, digest
+from protocol.rollouts import Kind
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Eyes:
     """What a camera sees with, and which models are in it."""
 
     detect: Detector
-    classify: Classifier
+    classify: Classify
     detector: Model
     classifier: Model
 
@@ -34,18 +35,33 @@ def load_eyes(settings: Settings) -> Eyes:
     return Eyes(detect, classify, detector, classifier)
 
 
+def with_release(eyes: Eyes, kind: Kind, release: Path, settings: Settings) -> Eyes:
+    """The eyes with one model replaced by that of a release folder; raises Rejected or DeviceError."""
+    if kind == "detector":
+        detect, detector = load_detector(settings.detect, release)
+        return replace(eyes, detect=detect, detector=detector)
+    classify, classifier = load_classifier(settings.classify, release)
+    return replace(eyes, classify=classify, classifier=classifier)
+
+
 def load_pipeline(settings: Settings, eyes: Eyes) -> Pipeline:
     """A decision path that starts afresh."""
     return Pipeline(eyes.detect, eyes.classify, settings.decide.rules())
 
 
-def load_detector(settings: DetectSettings) -> tuple[Detector, Model]:
-    """The detector that is asked for, and what to call it; raises Rejected."""
+def shipped(kind: Kind) -> Path:
+    """The release folder of a kind that the package brings along."""
+    return Path(str(files("edge_agent") / "models" / kind))
+
+
+def load_detector(settings: DetectSettings, release: Path | None = None) -> tuple[Detector, Model]:
+    """The detector of a release folder, or the one that the settings ask for, and what to call it; raises Rejected."""
+    if release is not None:
+        return _load_detector(release, settings)
     if settings.model == "haar":
         return HaarDetector(settings.smallest_face_px), Model(name="haar", version="frontalface_default", digest="")
     if settings.model == "shipped":
-        with as_file(files("edge_agent") / "models" / "detector") as folder:
-            return _load_detector(folder, settings)
+        return _load_detector(shipped("detector"), settings)
     path = Path(settings.model).expanduser()
     if path.is_dir():
         return _load_detector(path, settings)
@@ -62,17 +78,17 @@ def _load_detector(folder: Path, settings: DetectSettings) -> tuple[Detector, Mo
     try:
         check_golden(RawNetwork(model), manifest)
         detector = YuNetDetector(model, settings.smallest_face_px, settings.score or manifest.threshold)
-    except (DeviceError, Rejected) as error:
+    except Rejected as error:
+        raise Rejected(error.reason, f"release {folder}: {error}") from None
+    except DeviceError as error:
         raise Rejected(Reason.BAD_RELEASE, f"release {folder}: {error}") from None
     return detector, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
 
 
-def load_classifier(settings: ClassifySettings) -> tuple[Classifier, Model]:
-    """The classifier of a release folder, or of the release that the package brings along."""
-    if settings.release is not None:
-        return _load_classifier(settings.release.expanduser(), settings.threads)
-    with as_file(files("edge_agent") / "models" / "classifier") as folder:
-        return _load_classifier(folder, settings.threads)
+def load_classifier(settings: ClassifySettings, release: Path | None = None) -> tuple[Classifier, Model]:
+    """The classifier of a release folder, or of the one that the settings name, or that the package brings along."""
+    folder = release or (settings.release.expanduser() if settings.release else shipped("classifier"))
+    return _load_classifier(folder, settings.threads)
 
 
 def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:

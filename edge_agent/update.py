@@ -61,12 +61,12 @@ TRANSITIONS: Mapping[UpdateState, Mapping[type[Event], tuple[UpdateState, ...]]]
     S.TESTING: {Done: (S.SHADOW,), Failed: (S.FAILED,), Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Started: (S.VERIFYING, S.FAILED)},
     S.SHADOW: {Done: (S.TRIAL,), Failed: (S.FAILED,), Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Started: (S.VERIFYING, S.FAILED)},
     S.TRIAL: {Done: (S.COMMITTED,), Failed: (S.ROLLED_BACK,), Withdrawn: (S.ROLLED_BACK,), Started: (S.TRIAL, S.ROLLED_BACK)},
-    S.COMMITTED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
+    S.COMMITTED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Lost: (S.COMMITTED, S.IDLE)},
     S.REJECTED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
     S.FAILED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
     S.ROLLED_BACK: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
 }
-"""Every transition there is. An event that a state does not list changes nothing; `Lost` is possible everywhere and moves nothing."""
+"""Every transition there is. An event that a state does not list changes nothing; `Lost`, where it is not listed, moves nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,12 @@ class Step:
 
 def step(state: State, event: Event) -> Step:
     """The state after an event, and what that asks for."""
-    if isinstance(event, Lost):
-        return Step(_lose(state, event.kind, event.shipped))
-    allowed = TRANSITIONS[state.state].get(type(event))
+    allowed = TRANSITIONS[state.state].get(type(event), (state.state,) if isinstance(event, Lost) else None)
     if allowed is None:
         return Step(state)
     after = _after(state, event)
     assert after.state in allowed, f"{state.state} --{type(event).__name__}--> {after.state}"
-    action = ACTIONS.get(after.state)
+    action = None if isinstance(event, Lost) else ACTIONS.get(after.state)
     return Step(after, () if action is None else (action,))
 
 
@@ -119,7 +117,8 @@ def _accept(state: State, event: Accepted) -> State:
     """A release that may be had is taken when it is newer than what is here, and did not fail here."""
     target, installed = event.target, state.installed(event.target.kind)
     state = _change(state, target=target)
-    if target.counter < installed.counter or (target.counter == installed.counter and target.digest != installed.digest):
+    is_other = installed.slot is not None and target.digest != installed.digest  # one that was lost may come again
+    if target.counter < installed.counter or (target.counter == installed.counter and is_other):
         detail = f"counter {target.counter} is not above {installed.counter}, that of {installed.name} {installed.version}"
         return _end(state, S.REJECTED, Reason.OLD_COUNTER, detail)
     if target.digest == installed.digest:
@@ -165,7 +164,9 @@ def _install(state: State, target: Target, slot: Slot | None) -> State:
 
 
 def _lose(state: State, kind: Kind, shipped: Release) -> State:
-    """The counter stays: an old release is not to come back by way of a broken disk."""
+    """The counter stays: an old release is not to come back by way of a broken disk; the one that was lost is asked for anew."""
+    if state.state is S.COMMITTED and state.target is not None and state.target.kind == kind:
+        state = _fresh(state)
     return _change(state, **{kind: shipped.model_copy(update={"counter": state.installed(kind).counter})})
 
 

@@ -99,8 +99,13 @@ class Trial(BaseModel):
     disagreed: Count
     """Those of them that the two labelled differently."""
     fps: float | None = None
+    """Frames per second that were processed."""
     fps_before: float | None = None
+    fps_capture: float | None = None
+    """Frames per second that the camera gave."""
+    fps_capture_before: float | None = None
     latency_p95_ms: Milliseconds | None = None
+    """Of detection, classification and decision of a frame."""
     latency_p95_before_ms: Milliseconds | None = None
 
 
