@@ -18,10 +18,10 @@ from trainer.rollout_state import BAD, Fate, Rollout, Tell, Told
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 20
+TOGETHER = 10
 """So many desired states are on their way to the broker at a time."""
-PAUSE_S = 0.1
-"""Between two rounds: a state that changes often is said ten times a second at most."""
+PAUSE_S = 0.05
+"""Between two rounds: a state that changes often is said twenty times a second at most."""
 
 
 class Mouth:

@@ -80,6 +80,11 @@ class Coordinator:
         """Bytes of chunks that the broker took."""
         return self._publisher.bytes_sent
 
+    @property
+    def online(self) -> int:
+        """How many cameras are known to be there."""
+        return sum(self._book.online.values())
+
     async def run(self, stop: asyncio.Event) -> None:
         """Coordinates until stopped. Raises DeviceError when the journal fails or another coordinator takes over, Rejected when it cannot be read."""
         await self._take_lease(stop)
