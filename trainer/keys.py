@@ -81,9 +81,8 @@ def sign(
     `counter` must be higher than that of every release of this kind that was ever shipped.
     """
     manifest, model = read_release(folder)
-    changes = {"counter": counter, "expires": expires, "minimum_agent": minimum_agent, "chunk_bytes": chunk_bytes}
-    changes["chunks"] = digests(model.read_bytes(), chunk_bytes)
-    data = manifest.model_copy(update=changes).encode()
+    cut = {"chunk_bytes": chunk_bytes, "chunks": digests(model.read_bytes(), chunk_bytes)}
+    data = manifest.model_copy(update={"counter": counter, "expires": expires, "minimum_agent": minimum_agent, **cut}).encode()
     signed = Manifest.parse(data)
     signature = Signature.make(data, signer, statements)
     Desired.of(LONGEST_ROLLOUT, 2**31, data, signature, hold=True)  # it must fit into the message that asks for it
