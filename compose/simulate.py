@@ -9,9 +9,9 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -34,7 +34,8 @@ BASE = "maskfleet-simulation"
 ENDED = ("done", "paused", "aborted")
 CONNECT_S = 60.0
 
-ReleaseFault = Literal["none", "signature", "counter"]
+ReleaseFault = Literal["none", "signature", "counter", "truncated"]
+RELEASE_FAULTS = get_args(ReleaseFault)
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,13 @@ class Simulation:
     size_bytes: int = 400_000
     faults: Faults = field(default_factory=Faults)
     release_fault: ReleaseFault = "none"
-    """The release is signed by a key that nobody trusts, or its counter is not above the installed one's."""
+    """The release is signed by a key that nobody trusts, its counter is not above the installed one's, or chunks are cut short on the way."""
     waves: tuple[str, ...] = ("1", "10%", "50%", "100%")
     soak_s: float = 0.5
     answer_s: float = 120.0
     rate_bytes_s: float = RATE_BYTES_S
     most_s: float = 600.0
+    """After so long the figures are taken as they are."""
 
 
 async def simulate(what: Simulation, show: Callable[[str], None]) -> dict[str, Any]:
@@ -64,7 +66,8 @@ async def simulate(what: Simulation, show: Callable[[str], None]) -> dict[str, A
         keys = trusted_keys([public_text(key.public_key())])
         base = f"{BASE}-{secrets.token_hex(3)}"
         release = _release(what, folder, key)
-        fleet = cameras(broker, base, folder / "cameras", keys, range(what.cameras), what.faults)
+        faults = what.faults if what.release_fault != "truncated" else replace(what.faults, truncates=True)
+        fleet = cameras(broker, base, folder / "cameras", keys, range(what.cameras), faults)
         operator = await stack.enter_async_context(Link(broker, f"{base}-operator"))
         async with coordinating(broker, base, folder / "coordinator", what.rate_bytes_s) as coordinator, living(fleet):
             await _gather(operator, coordinator, what.cameras, show)
@@ -113,7 +116,7 @@ def _release(what: Simulation, folder: Path, key: Ed25519PrivateKey) -> str:
     manifest, _ = shipped()
     signer = Ed25519PrivateKey.generate() if what.release_fault == "signature" else key
     model = random.randbytes(what.size_bytes)
-    written = sign_release(folder / "release", manifest, model, "2", 0 if what.release_fault == "counter" else 2, signer)
+    written = sign_release(folder / "release", manifest, model, "2", 1 if what.release_fault == "counter" else 2, signer)
     return Shelf(folder / "coordinator" / SHELF_FOLDER, {}).put(written).name
 
 

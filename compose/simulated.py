@@ -52,6 +52,8 @@ class Faults:
     """So wrong are the cameras' clocks."""
     duplicates: int = 0
     """So many cameras have the name of another one."""
+    truncates: bool = False
+    """Every chunk loses its last byte on the way."""
 
 
 class RoughLink(Link):
@@ -72,7 +74,11 @@ class RoughLink(Link):
             if self._faults.link_bytes_s:
                 await asyncio.sleep(len(cast("Chunk", received.message).data) / self._faults.link_bytes_s)
             if random.random() >= self._faults.loss:
-                yield received
+                yield self._maimed(received) if self._faults.truncates else received
+
+    def _maimed(self, received: Received[M]) -> Received[M]:
+        message = cast("Chunk", received.message)
+        return received._replace(message=cast("M", message.model_copy(update={"data": message.data[:-1]})))
 
 
 class QuickDisk(Disk):
@@ -143,7 +149,7 @@ class Camera:
     @property
     def slots(self) -> Slots:
         """What it keeps on its disk."""
-        release = Release(digest="0" * 64, name="old", version="1")
+        release = Release(digest="0" * 64, name="old", version="1", counter=1)
         return Slots(self.folder, {"classifier": (release, None), "detector": (release, None)}, QuickDisk())
 
     async def run(self) -> None:

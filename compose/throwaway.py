@@ -4,9 +4,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocol.chunks import CHUNK_BYTES, digests
-from protocol.release import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Manifest, digest
-from protocol.signature import Signature
+from protocol.chunks import CHUNK_BYTES
+from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest, digest
+from trainer import keys
 
 
 def shipped(kind: str = "classifier") -> tuple[Manifest, bytes]:
@@ -17,18 +17,9 @@ def shipped(kind: str = "classifier") -> tuple[Manifest, bytes]:
 
 def sign_release(folder: Path, manifest: Manifest, model: bytes, version: str, counter: int, key: Ed25519PrivateKey) -> Path:
     """Writes a signed release of this model; what the manifest says of another model's bytes is put right."""
-    own = manifest.model_copy(
-        update={
-            "version": version,
-            "counter": counter,
-            "digest": digest(model),
-            "size_bytes": len(model),
-            "chunk_bytes": CHUNK_BYTES,
-            "chunks": digests(model, CHUNK_BYTES),
-        }
-    )
+    own = manifest.model_copy(update={"version": version, "digest": digest(model), "size_bytes": len(model)})
     folder.mkdir(parents=True)
     (folder / MANIFEST_FILE).write_bytes(own.encode())
-    (folder / SIGNATURE_FILE).write_bytes(Signature.make(own.encode(), key).encode())
     (folder / MODEL_FILE).write_bytes(model)
+    keys.sign(folder, key, counter, None, "0", CHUNK_BYTES)
     return folder

@@ -231,14 +231,14 @@ class RolloutCommand(Message):
 
     Operations: `start` with args `release` (a release on the coordinator's shelf), `select` (`site/camera` patterns) and any rules
     (`waves`, `threshold`, `quorum`, `soak_s`, `answer_s`, `max_failures`, `max_failure_share`); `pause`, `resume` and `abort`, with
-    `reason`; `rollback` with `release`, which is the old model with a higher counter.
+    `reason`; `rollback` with `release`, which is the old model with a higher counter; `status`, which has every state said again.
     """
 
     topic = topics.ROLLOUT_COMMAND
     v: Literal[1] = 1
     id: Annotated[str, Field(min_length=1, max_length=64)]
     """Chosen by the sender; the same id is carried out once."""
-    op: Literal["start", "pause", "resume", "abort", "rollback"]
+    op: Literal["start", "pause", "resume", "abort", "rollback", "status"]
     rollout: Text = ""
     """Which rollout; the one that is under way when empty."""
     args: dict[str, JsonValue] = Field(default={})

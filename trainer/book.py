@@ -119,6 +119,11 @@ class Book:
         self.do(rollout, RollBack(self._clock(), reason))
         return self._begin(shipment, cameras, BACK.model_copy(update={"answer_s": old.rules.answer_s})) if cameras else rollout
 
+    def say_all(self) -> None:
+        """Every state is to be said again."""
+        self.unsaid.update(self.entries)
+        self.changed.set()
+
     def told(self, key: tuple[str, str], tell: Tell) -> None:
         """The broker has it; a newer wish for the same camera stays owed."""
         if self.tells.get(key) == tell:

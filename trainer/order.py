@@ -1,21 +1,38 @@
 """Asks the coordinator for something over MQTT, and waits for its answer."""
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from protocol.errors import LinkError, Reason, Rejected
-from protocol.link import Link
+from protocol.link import Broker, Link
 from protocol.rollouts import RolloutAck, RolloutCommand
 from protocol.topics import Fleet
 
+Op = Literal["start", "pause", "resume", "abort", "rollback", "status"]
+
+CONNECT_S = 10.0
 ANSWER_S = 15.0
 AGAIN_S = 5.0
 """The same order, under the same id, is said again while no answer comes: it is carried out once."""
 
 
-async def order(link: Link, base: str, op: Literal["start", "pause", "resume", "abort", "rollback"], rollout: str = "", **args: Any) -> str:
+@contextlib.asynccontextmanager
+async def connected(broker: Broker, base: str) -> AsyncIterator[Link]:
+    """An operator's link, once it is online; raises LinkError when the broker cannot be reached."""
+    async with Link(broker, f"{base}-operator-{secrets.token_hex(4)}") as link:
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await link.wait_online()
+        except TimeoutError:
+            raise LinkError(f"no connection to {broker.host}:{broker.port} in {CONNECT_S:.0f} s; is the broker running?") from None
+        yield link
+
+
+async def order(link: Link, base: str, op: Op, rollout: str = "", **args: Any) -> str:
     """The name of the rollout that the order was about, once it is done.
 
     Raises LinkError when no coordinator answers, Rejected with its reason when it refuses.

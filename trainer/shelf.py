@@ -1,6 +1,8 @@
 """Signed releases that may be shipped: a folder of release folders, and nothing that is not signed."""
 
 import shutil
+import tempfile
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ from protocol.rollouts import Desired
 from protocol.signature import Signature, TrustedKeys
 from protocol.topics import SEGMENT, SHORT_DIGEST
 from trainer.folder import read_release
+from trainer.keys import read_private, sign
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def read_shipment(folder: Path, trusted: TrustedKeys) -> Shipment:
     manifest, model = read_release(folder)
     signature_file = folder / SIGNATURE_FILE
     if not signature_file.is_file():
-        raise Rejected(Reason.BAD_SIGNATURE, f"{folder}: not signed; `maskfleet-trainer sign {folder}` does that")
+        raise Rejected(Reason.BAD_SIGNATURE, f"{folder}: not signed; `maskfleet-trainer sign {folder} --key KEY` does that")
     manifest_bytes = (folder / MANIFEST_FILE).read_bytes()
     signature = Signature.parse(signature_file.read_bytes())
     now = datetime.now(UTC)
@@ -88,3 +91,16 @@ class Shelf:
         if name not in self._read:
             self._read[name] = read_shipment(self._folder / name, self._trusted)
         return self._read[name]
+
+
+def put_again(shelf: Shelf, folder: Path, key: Path) -> Shipment:
+    """Puts a copy of a release on the shelf, signed with a counter that is higher than any before: the time; raises Rejected."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "release"
+        manifest, model = read_release(folder)
+        copy.mkdir()
+        (copy / MANIFEST_FILE).write_bytes(manifest.encode())
+        shutil.copyfile(model, copy / MODEL_FILE)
+        counter = max(int(time.time()), manifest.counter + 1)
+        sign(copy, read_private(key), counter, None, manifest.minimum_agent, manifest.chunk_bytes)
+        return shelf.put(copy)

@@ -137,11 +137,10 @@ class Coordinator:
             await self._link.wait_online()
             with contextlib.suppress(LinkError):  # the next connection asks again
                 await self._link.send(self._fleet, Report())
-            self._book.unsaid.update(self._book.entries)
-            self._book.changed.set()
+            self._book.say_all()
 
     async def _listen(self) -> None:
-        async with self._link.receive(self._settings.base, Status, AnyReport, Report) as messages:
+        async with self._link.receive(self._settings.base, Status, AnyReport) as messages:
             async for address, message, is_retained in messages:
                 match message:
                     case Status(value=value):
@@ -150,9 +149,6 @@ class Coordinator:
                         if not is_retained:
                             self._heard.append(Heard(time.time(), _name(address)))
                         self._heard.append(_answer(_name(address), payload))
-                    case Report():
-                        self._book.unsaid.update(self._book.entries)
-                        self._book.changed.set()
 
     async def _decide(self) -> None:
         ticked_s = 0.0
@@ -195,6 +191,9 @@ class Coordinator:
         if command.op == "start":
             return self._book.start(StartArgs.parse(command.args))
         rollout = command.rollout or self._current()
+        if command.op == "status":
+            self._book.say_all()
+            return rollout
         if rollout not in self._book.entries:
             raise Rejected(Reason.BAD_PAYLOAD, f"no rollout {rollout!r} is open; open are {', '.join(self._book.entries) or 'none'}")
         reason = str(command.args.get("reason") or "asked for")[:200]
