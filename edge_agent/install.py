@@ -18,7 +18,7 @@ from edge_agent.slots import Part, Slots
 from edge_agent.update_state import Accepted, Action, Asked, Done, Event, Failed, Refused, Started, State, Target, Withdrawn
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.release import Manifest
-from protocol.rollouts import Desired, Kind, Trial, UpdateState
+from protocol.rollouts import Desired, Kind, Trial
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Installer:
                     doing = None if event is None else self._begin(await self._take(event))
                 if asking.done():
                     desired, asking = asking.result(), asyncio.create_task(self._inbox.get())
-                    if self._is_news(desired):
+                    if self.state.asked != _name(desired):
                         await _end(doing)
                         doing = self._begin(await self._ask(desired))
                     else:
@@ -96,16 +96,11 @@ class Installer:
             await _end(asking)
             await _end(doing)
 
-    def _is_news(self, desired: Desired) -> bool:
-        if not desired.manifest:
-            return self.state.state is not UpdateState.IDLE
-        return self.state.asked != _name(desired)
-
     async def _ask(self, desired: Desired) -> tuple[Action, ...]:
         """Turns to another desired state; a trial is rolled back first."""
         self._desired = desired
         if not desired.manifest:
-            return await self._take(Withdrawn())
+            return await self._take(Withdrawn(_name(desired), desired.rollout, desired.attempt))
         if self.state.is_trying:
             for action in await self._take(Withdrawn()):
                 await self._do(action)

@@ -46,7 +46,7 @@ ACTIONS: Mapping[UpdateState, Action] = {
 }
 
 TRANSITIONS: Mapping[UpdateState, Mapping[type[Event], tuple[UpdateState, ...]]] = {
-    S.IDLE: {Asked: (S.CHECKING,)},
+    S.IDLE: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
     S.CHECKING: {
         Refused: (S.REJECTED,),
         Accepted: (S.REJECTED, S.COMMITTED, S.FETCHING, S.VERIFYING),
@@ -98,7 +98,8 @@ def _after(state: State, event: Event) -> State:
         case Asked():
             return _change(_fresh(state), state=S.CHECKING, asked=event.asked, rollout=event.rollout, attempt=event.attempt, hold=event.hold)
         case Withdrawn():
-            return _end(state, S.ROLLED_BACK, Reason.WITHDRAWN, "the release was withdrawn") if state.is_trying else _fresh(state)
+            after = _end(state, S.ROLLED_BACK, Reason.WITHDRAWN, "the release was withdrawn") if state.is_trying else _fresh(state)
+            return _change(after, asked=event.asked, rollout=event.rollout, attempt=event.attempt)
         case Refused():
             return _end(_change(state, target=event.target), S.REJECTED, event.reason, event.detail)
         case Accepted():

@@ -111,6 +111,10 @@ class Asked:
 class Withdrawn:
     """Nothing is asked for any more; what is installed stays."""
 
+    asked: str = ""
+    rollout: str = ""
+    attempt: int = 0
+
 
 @dataclass(frozen=True)
 class Accepted:

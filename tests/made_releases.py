@@ -35,11 +35,12 @@ class Made:
         folder = shipped(kind)
         model = (folder / "model.onnx").read_bytes()
         self.model = change(model) if change else variant(model, version)
+        self.digest = digest(self.model)
         chunk_bytes = int(fields.get("chunk_bytes", CHUNK_BYTES))
         own = {
             "version": version,
             "counter": counter,
-            "digest": digest(self.model),
+            "digest": self.digest,
             "size_bytes": len(self.model),
             "chunk_bytes": chunk_bytes,
             "chunks": digests(self.model, chunk_bytes),
