@@ -13,6 +13,7 @@ from protocol.rollouts import Desired, Kind
 from protocol.signature import Signature, public_text, trusted_keys
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+STRANGER = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 PUBLIC = public_text(KEY.public_key())
 TRUSTED = trusted_keys([PUBLIC])
 
@@ -61,3 +62,28 @@ class Made:
         (folder / "model.onnx").write_bytes(self.model)
         (folder / "manifest.json").write_bytes(self.manifest_bytes)
         return folder
+
+
+def signed_anew(made: Made) -> Made:
+    made.signature = made.signature.make(made.manifest_bytes, STRANGER)
+    return made
+
+
+def tampered(made: Made) -> Made:
+    made.manifest_bytes = made.manifest_bytes.replace(b'"counter": 5', b'"counter": 6')
+    return made
+
+
+def unsigned(made: Made) -> Made:
+    made.signature = None
+    return made
+
+
+def truncated(made: Made) -> Made:
+    made.manifest_bytes = made.manifest_bytes[:-200]
+    return made
+
+
+def signed_nonsense(made: Made) -> Made:
+    made.signature = made.signature.make(truncated(made).manifest_bytes, KEY)
+    return made

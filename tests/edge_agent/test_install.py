@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flimsy import FlimsyDisk, Loss, PowerCut
-from made_releases import KEY, PUBLIC, TRUSTED, Made, shipped
+from made_releases import PUBLIC, TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
 
 from edge_agent.check import Owner
 from edge_agent.disk import Disk
@@ -28,7 +27,6 @@ from protocol.rollouts import ENDED, Desired, Kind, Trial, UpdateState
 
 S = UpdateState
 FIGURES = Trial(frames=100, faces=50, disagreed=1, fps=15, fps_before=15, latency_p95_ms=20, latency_p95_before_ms=20)
-STRANGER = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 
 
 class Calm:
@@ -146,31 +144,6 @@ async def test_a_release_is_committed_and_sees_after_a_restart(device: Device, k
     report = reported(state, None, "b", 1)
     assert (report.state, report.counter, report.digest, report.in_progress) == (S.COMMITTED, 5, made.digest, False)
     assert report.installed_version == report.latest_version
-
-
-def signed_anew(made: Made) -> Made:
-    made.signature = made.signature.make(made.manifest_bytes, STRANGER)
-    return made
-
-
-def tampered(made: Made) -> Made:
-    made.manifest_bytes = made.manifest_bytes.replace(b'"counter": 5', b'"counter": 6')
-    return made
-
-
-def unsigned(made: Made) -> Made:
-    made.signature = None
-    return made
-
-
-def truncated(made: Made) -> Made:
-    made.manifest_bytes = made.manifest_bytes[:-200]
-    return made
-
-
-def signed_nonsense(made: Made) -> Made:
-    made.signature = made.signature.make(truncated(made).manifest_bytes, KEY)
-    return made
 
 
 def now_expired() -> dict[str, object]:
