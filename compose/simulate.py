@@ -116,7 +116,7 @@ def _release(what: Simulation, folder: Path, key: Ed25519PrivateKey) -> str:
     manifest, _ = shipped()
     signer = Ed25519PrivateKey.generate() if what.release_fault == "signature" else key
     model = random.randbytes(what.size_bytes)
-    written = sign_release(folder / "release", manifest, model, "2", 1 if what.release_fault == "counter" else 2, signer)
+    written = sign_release(folder / "release", manifest, model, "2", 1 if what.release_fault == "counter" else 3, signer)
     return Shelf(folder / "coordinator" / SHELF_FOLDER, {}).put(written).name
 
 

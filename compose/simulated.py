@@ -149,7 +149,7 @@ class Camera:
     @property
     def slots(self) -> Slots:
         """What it keeps on its disk."""
-        release = Release(digest="0" * 64, name="old", version="1", counter=1)
+        release = Release(digest="0" * 64, name="old", version="1", counter=2)
         return Slots(self.folder, {"classifier": (release, None), "detector": (release, None)}, QuickDisk())
 
     async def run(self) -> None:

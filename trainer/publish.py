@@ -15,8 +15,8 @@ from trainer.shelf import Shipment
 
 log = logging.getLogger(__name__)
 
-GATHER_S, GATHER_MAX_S = 1.0, 5.0
-"""A broadcast begins when no wish came for a second, or the first has waited for five."""
+GATHER_S, GATHER_MAX_S = 1.0, 30.0
+"""A broadcast begins when no wish came for a second, or the first has waited for thirty: a large fleet takes a while to hear of a release."""
 RATE_BYTES_S = 128 * 1024
 ECHO_S = 5.0
 """A broker that has not passed a chunk on by then has refused it."""

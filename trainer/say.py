@@ -18,7 +18,7 @@ from trainer.rollout_state import BAD, Fate, Rollout, Tell, Told
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 10
+TOGETHER = 8
 """So many desired states are on their way to the broker at a time."""
 PAUSE_S = 0.05
 """Between two rounds: a state that changes often is said twenty times a second at most."""

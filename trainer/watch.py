@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 TOGETHER_S = 0.05
 """What comes in so short a time is decided and written down together."""
 REMEMBERED = 100
+REPORT_AFTER_S = (0.0, 6.0, 20.0)
 JOURNAL_FILE, SHELF_FOLDER = "rollouts.sqlite", "releases"
 
 
@@ -130,14 +131,21 @@ class Coordinator:
         return ()
 
     async def _greet_back(self) -> None:
-        """After each connection the cameras are asked how they are: not every broker keeps what they said."""
+        """After each connection the cameras are asked how they are: not every broker keeps what they said for us.
+
+        Asked again a little later: a camera that was just connecting may have spoken before we heard, and not have heard us.
+        """
         while True:
             await self._connected.wait()
             self._connected.clear()
-            await self._link.wait_online()
-            with contextlib.suppress(LinkError):  # the next connection asks again
-                await self._link.send(self._fleet, Report())
-            self._book.say_all()
+            for pause_s in REPORT_AFTER_S:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._connected.wait(), pause_s)
+                    break
+                await self._link.wait_online()
+                with contextlib.suppress(LinkError):  # the next connection asks again
+                    await self._link.send(self._fleet, Report())
+                self._book.say_all()
 
     async def _listen(self) -> None:
         async with self._link.receive(self._settings.base, Status, AnyReport) as messages:
