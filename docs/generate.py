@@ -1,14 +1,22 @@
-"""Writes docs/protocol.md from the topics and messages; a test fails when the page has drifted."""
+"""Writes docs/protocol.md from the topics and messages, and the diagram of docs/rollout.md from the update machine's table.
+
+A test fails when a page has drifted.
+"""
 
 import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+from edge_agent.update import TRANSITIONS
 from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Discovery, Message, PlainMessage
 from protocol.rollouts import MAX_RETAINED_BYTES, ROLLOUT_MESSAGES, Chunk
 
 PAGE = Path(__file__).with_name("protocol.md")
+ROLLOUT = Path(__file__).with_name("rollout.md")
+
+CAMERA, END = "<!-- made by docs/generate.py: camera -->", "<!-- end -->"
+LEFT_OUT = {"Withdrawn", "Lost"}
 
 
 def page() -> str:
@@ -70,5 +78,24 @@ def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     return " ".join([field["type"], *bounds])
 
 
+def rollout_page() -> str:
+    """The page on rollouts as it is, with its diagram made anew."""
+    before, _, rest = ROLLOUT.read_text(encoding="utf-8").partition(CAMERA)
+    return before + CAMERA + diagram() + END + rest.partition(END)[2]
+
+
+def diagram() -> str:
+    """The update machine as a Mermaid diagram; what only repeats a state, or withdraws, is left out."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for state, events in TRANSITIONS.items():
+        for event, afters in events.items():
+            for after in afters:
+                if after is not state and event.__name__ not in LEFT_OUT:
+                    edges.setdefault((state, after), []).append(event.__name__)
+    lines = [f"    {state} --> {after}: {', '.join(names)}" for (state, after), names in edges.items()]
+    return "\n".join(["", "```mermaid", "stateDiagram-v2", "    [*] --> idle", *lines, "```", ""])
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    ROLLOUT.write_text(rollout_page(), encoding="utf-8")
