@@ -1,7 +1,6 @@
 """Answers the cameras' wishes for chunks: gathers them for a moment, then broadcasts what was wished for once, at a bounded rate."""
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +17,8 @@ log = logging.getLogger(__name__)
 GATHER_S, GATHER_MAX_S = 1.0, 30.0
 """A broadcast begins when no wish came for a second, or the first has waited for thirty: a large fleet takes a while to hear of a release."""
 RATE_BYTES_S = 128 * 1024
-ECHO_S = 5.0
-"""A broker that has not passed a chunk on by then has refused it."""
+ECHO_S = 20.0
+"""A broker that has not passed a chunk on by then has refused it; one that ends the connection has done so at once."""
 PATIENCE = 20
 """So many times a camera may wish for every chunk of a release: loss needs a few, only a hostile client needs more."""
 MAX_WAITING = 10_000
@@ -89,7 +88,6 @@ class Publisher:
                 await (self._send if self._is_proven else self._prove)(address, number, chunks[number])
             except LinkError as error:
                 log.info("chunk %d: %s", number, error)
-                self._is_proven = False
                 await self._link.wait_online()
                 return
             self._wishes[release].discard(number)
@@ -106,17 +104,18 @@ class Publisher:
         self.bytes_sent += len(data)
 
     async def _prove(self, address: ReleaseAddress, number: int, chunk: bytes) -> None:
-        """Sends a chunk and waits until it comes back; when it does not, the broker gets smaller pieces from now on."""
+        """Sends the first chunk of all and waits until it comes back; when it does not, the broker gets pieces of half the size.
+
+        Raises LinkError when it did not. A size that was passed on once is good for ever: what fails later is the network.
+        """
         async with self._link.receive(address, Chunk, max_waiting=2 * MAX_PARTS) as echoes:
             try:
                 await self._send(address, number, chunk)
                 async with asyncio.timeout(ECHO_S):
                     await anext(echoes)
-                self._is_proven = True
             except (LinkError, TimeoutError) as error:
-                self._parts = self._parts * 2 if self._parts * 2 <= MAX_PARTS else 1
-                log.warning("the broker did not pass a chunk on (%s); from now on in %d parts", error or "no echo", self._parts)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ECHO_S):
-                        await self._link.wait_online()
+                self._is_proven = self._parts * 2 > MAX_PARTS  # then it is not the size
+                self._parts = 1 if self._is_proven else self._parts * 2
+                log.warning("the broker did not pass a chunk on (%s); from now on each goes in %d parts", error or "no echo", self._parts)
                 raise LinkError("not passed on") from None
+        self._is_proven = True
