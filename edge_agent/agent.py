@@ -56,6 +56,7 @@ class Agent:
 
     def __init__(self, settings: Settings, eyes: Eyes) -> None:
         self._settings = settings
+        owner = Owner(settings.updates.owner_keys(), AGENT_VERSION, pinned(settings))
         self._boot = secrets.token_hex(6)
         self._camera = Camera(settings.uri, settings.csi_source)
         self._is_detecting = True
@@ -72,7 +73,6 @@ class Agent:
         eyes, state, folders = recall(settings, eyes, slots)
         self._pipeline = load_pipeline(settings, eyes)
         self._sight = Sight(settings, eyes, self._pipeline, self._camera.state, folders)
-        owner = Owner(settings.updates.owner_keys(), AGENT_VERSION, pinned(settings))
         get_chunks = functools.partial(fetch, self._link, address)
         installer = Installer(slots, state, owner, settings.updates.gate, self._sight, get_chunks, self._link.wait_online)
         self._updates = Updates(self._link, address, installer, self._boot)

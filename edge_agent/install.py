@@ -68,11 +68,13 @@ class Installer:
         self._host = host
         self._fetch = fetch
         self._connected = connected
-        self._inbox: asyncio.Queue[Desired] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Desired] = asyncio.Queue(maxsize=1)
         self._desired = Desired()
 
     def ask(self, desired: Desired) -> None:
-        """Takes a desired state over; the same one again is answered again, and changes nothing."""
+        """Takes a desired state over, in place of one that still waits. The same one again is answered again, and changes nothing."""
+        if self._inbox.full():
+            self._inbox.get_nowait()
         self._inbox.put_nowait(desired)
 
     async def run(self) -> None:

@@ -124,8 +124,10 @@ class UpdateSettings(_Section):
         """The public keys by their ids; raises Rejected."""
         try:
             return trusted_keys(key if KEY.fullmatch(key) else Path(key).expanduser().read_text(encoding="ascii") for key in self.trusted_keys)
-        except (OSError, UnicodeDecodeError) as error:
-            raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {error}") from None
+        except OSError as error:
+            raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {error.filename}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise Rejected(Reason.BAD_SETTING, "setting updates.trusted_keys: a file holds no public key in base64") from None
 
 
 class Settings(BaseSettings):

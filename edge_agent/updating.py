@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5
 REPORT_S = 5.0
 """Asked for by all at once, cameras report within this time, at random."""
-MAX_WAITING = 16
+ASK_S = 0.5
+"""Desired states that come faster than this are passed over, but for the latest: each is written to disk."""
 SHOWN = 500
 RESTING = ENDED | {UpdateState.IDLE}
 
@@ -44,9 +45,10 @@ class Updates:
         return reported(self._installer.state, self._installer.percent, self._boot, self._seq)
 
     async def _listen(self) -> None:
-        async with self._link.receive(self._address, Desired, max_waiting=MAX_WAITING) as desired:
+        async with self._link.receive(self._address, Desired, max_waiting=1) as desired:
             async for _, message, _ in desired:
                 self._installer.ask(message)
+                await asyncio.sleep(ASK_S)
 
     async def _say(self) -> None:
         """Keeps the retained state true; at each connection the greeting says it anyway."""

@@ -127,9 +127,9 @@ class _Receiver:
 
     def _offer(self, received: Received[Message]) -> None:
         if self.queue.full():
-            log.debug("%s: message dropped, %d are waiting", received.address, self.queue.qsize())
-        else:
-            self.queue.put_nowait(received)
+            log.debug("%s: a message is dropped, %d are waiting", received.address, self.queue.qsize())
+            self.queue.get_nowait()
+        self.queue.put_nowait(received)
 
 
 class Link:
@@ -208,7 +208,7 @@ class Link:
         """`async with link.receive(base, Alert) as alerts`, then `async for camera, alert, retained in alerts`.
 
         The scope is one address, or what the addresses lie in: the base, or a release for its chunks. With
-        `max_waiting`, more messages than that are dropped while nobody takes them: against a sender who floods.
+        `max_waiting`, the oldest go when more than that wait to be taken: against a sender who floods.
 
         Subscribed when entered (at the next connection, when offline), and again at each connection. Payloads
         that cannot be read are logged and left out.
