@@ -26,18 +26,18 @@ def main() -> None:
 
 @app.command()
 def demo(
-    seconds: Annotated[float, typer.Option(min=1, help="How long the camera runs.")] = 24,
+    seconds: Annotated[float, typer.Option(min=1, help="How long the camera runs.")] = 45,
     broker: Annotated[str | None, typer.Option(help="mqtt://host:port of a broker of your own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
-    """Shows a camera that sees a face without a mask, then with one, then without."""
+    """Shows a camera that sees a face without a mask, then with one, then without; and two rollouts to it, of which one is called back."""
     try:
         from compose.demo import demo as run
     except ModuleNotFoundError as error:
         raise FleetError(f"the demo needs {error.name}: pip install 'maskfleet[demo]'") from None
 
     counts = asyncio.run(run(seconds, broker, (lambda _: None) if as_json else lambda text: print(text, flush=True)))
-    print(json.dumps(counts) if as_json else ", ".join(f"{n} {what}" for what, n in counts.items()))
+    print(json.dumps(counts) if as_json else ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()))
 
 
 @app.command()

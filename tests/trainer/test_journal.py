@@ -92,8 +92,8 @@ def test_what_cannot_be_read_is_one_line(journal: Journal, tmp_path: Path) -> No
     journal.save(None, begun(), "shipment", [], NOW_S, is_open=True)
     with sqlite3.connect(tmp_path / "rollouts.sqlite") as db:
         db.execute("""UPDATE rollout SET head = replace(head, '"threshold":0.9', '"threshold":"much"')""")
-    with pytest.raises(Rejected, match="r1 cannot be read .*threshold"):
+    with pytest.raises(Rejected, match=r"r1 cannot be read .*threshold"):
         journal.load()
     (tmp_path / "noise.sqlite").write_bytes(b"x" * 4096)
-    with pytest.raises(DeviceError, match="noise.sqlite"):
+    with pytest.raises(DeviceError, match=r"noise\.sqlite"):
         Journal(tmp_path / "noise.sqlite", Clock())
