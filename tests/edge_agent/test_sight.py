@@ -1,6 +1,7 @@
 """Models exchanged under a running camera: real networks, real pictures of the demo scene, a worker thread of their own."""
 
 import contextlib
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from edge_agent.demo_scene import DemoScene
 from edge_agent.gate import Gate, judge
 from edge_agent.load import load_eyes, load_pipeline
 from edge_agent.pipeline import Seen
-from edge_agent.scene import Frame
+from edge_agent.scene import Face, Frame, Reading
 from edge_agent.settings import Settings, UpdateSettings
 from edge_agent.sight import Sight
 from protocol.errors import Reason, Rejected
@@ -135,3 +136,25 @@ async def test_without_frames_nothing_is_decided(worker: Worker, tmp_path: Path,
     with pytest.raises(Rejected) as caught:
         await worker.sight.shadow("classifier", Made("classifier", "2", 1).write(tmp_path / "new"))
     assert caught.value.reason is Reason.NO_FRAMES
+
+
+async def test_a_frame_that_hangs_is_rolled_back_and_ends_the_agent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a restart ends a thread that hangs; the journal says by then that the old model is to be used."""
+    has_ended, goes_on = [], threading.Event()
+
+    def hangs(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+        goes_on.wait(20)
+        return worker.eyes.classify(frame, faces)
+
+    monkeypatch.setattr(sight_module, "HUNG_S", 0.3)
+    monkeypatch.setattr(sight_module, "with_release", lambda eyes, *_: dataclasses.replace(eyes, classify=hangs))
+    monkeypatch.setattr(sight_module.os, "_exit", has_ended.append)
+    try:
+        with pytest.raises(Rejected) as caught:
+            await worker.sight.attempt("classifier", Path(), None)
+        assert caught.value.reason is Reason.TIMED_OUT
+        await worker.sight.restore()
+        assert has_ended == [1]
+        assert worker.sight.eyes is worker.eyes
+    finally:
+        goes_on.set()
