@@ -52,8 +52,9 @@ class Rollouts:
         async with coordinated(WatchSettings(self._broker, base, self._folder, trusted, rate_bytes_s=RATE_BYTES_S)):
             await asyncio.sleep(START_S)
             try:
-                await self._ship(link, "2", 2)
+                name = await self._ship(link, "2", 2)
                 await self._until(2, UpdateState.COMMITTED)
+                await until_done(link, RolloutAddress(base, name))
                 await self._ship(link, "3", 3)
                 await self._until(3, UpdateState.TRIAL)
                 await order(link, base, "abort", reason="the demo calls it back")
@@ -70,7 +71,7 @@ class Rollouts:
             for counter in (2, 3):
                 await link.clear(RolloutAddress(self._address.base, f"classifier-{counter}"), RolloutState)
 
-    async def _ship(self, link: Link, version: str, counter: int) -> None:
+    async def _ship(self, link: Link, version: str, counter: int) -> str:
         manifest, model = shipped()
         # The same network under another digest: a protobuf field that says so, doc_string, is set again at the end.
         note = f"demo {version}".encode()
@@ -78,7 +79,7 @@ class Rollouts:
         release = sign_release(self._folder / f"release-{version}", manifest, own, version, counter, self._key)
         name = Shelf(self._folder / SHELF_FOLDER, {}).put(release).name
         select = [f"{self._address.site}/{self._address.camera}"]
-        await order(link, self._address.base, "start", release=name, select=select, **RULES)
+        return await order(link, self._address.base, "start", release=name, select=select, **RULES)
 
     async def _until(self, counter: int, state: UpdateState) -> None:
         while True:
@@ -97,6 +98,15 @@ async def coordinated(settings: WatchSettings) -> AsyncIterator[None]:
     finally:
         stop.set()
         await running
+
+
+async def until_done(link: Link, rollout: RolloutAddress) -> None:
+    """Returns when a rollout has ended well."""
+    async with link.receive(rollout, RolloutState) as states:
+        await order(link, rollout.base, "status")
+        async for _, state, _ in states:
+            if state.phase == "done":
+                return
 
 
 async def is_coordinated(link: Link, base: str) -> bool:

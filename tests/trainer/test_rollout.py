@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rig import ROOT
 
 from protocol.rollouts import UpdateState as U
 from trainer.rollout import TRANSITIONS, Step, allows, is_over, owed, reached, step
@@ -423,3 +424,9 @@ def test_events_that_come_together_leave_nobody_out(story: list[tuple]) -> None:
     assert not list(owed(fleet.state))
     lost = step(fleet.state, Connected(fleet.now_s), *(Heard(fleet.now_s, name) for name in CAMERAS))
     assert {tell.camera for tell in owed(lost.state)} == {action.camera for action in lost.actions if isinstance(action, Tell)}
+
+
+def test_the_diagram_is_what_the_table_says() -> None:
+    arrows = [f"    {phase} --> {after}" for phase, afters in TRANSITIONS.items() for after in Phase if after in afters]
+    drawn = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8").split("[*] --> draft\n")[1].split("\n```")[0].split("\n")
+    assert sorted(drawn) == sorted(arrows)
