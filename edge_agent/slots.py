@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.json"
 PART_FILE = "model.part"
-SLOTS: tuple[Slot, ...] = ("a", "b")
 
 
 class Slots:

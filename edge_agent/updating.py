@@ -78,10 +78,11 @@ def reported(state: State, percent: int | None, boot: str, seq: int) -> Reported
     target = state.target
     kind = target.kind if target else "classifier"
     installed = state.installed(kind)
-    is_refused = target is None or state.state is UpdateState.REJECTED
+    own = _version(installed.name, installed.version)
+    latest = own if target is None or state.state is UpdateState.REJECTED else _version(target.name, target.version)
     return Reported(
-        installed_version=_version(installed.name, installed.version),
-        latest_version=_version(installed.name, installed.version) if is_refused or target is None else _version(target.name, target.version),
+        installed_version=own,
+        latest_version=latest,
         in_progress=state.state not in RESTING,
         update_percentage=percent if state.state is UpdateState.FETCHING else None,
         boot=boot,

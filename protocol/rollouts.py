@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 from protocol import topics
 from protocol.errors import Reason, Rejected
 from protocol.messages import Count, Message, Milliseconds, Model, PlainMessage, Text
-from protocol.release import MAX_CHUNK_BYTES, Manifest
+from protocol.release import MAX_CHUNK_BYTES
 from protocol.signature import Signature
 
 MAX_RETAINED_BYTES = 8192
@@ -277,8 +277,3 @@ ROLLOUT_MESSAGES: tuple[type[Message], ...] = (
     RolloutAck,
     CoordinatorStatus,
 )
-
-
-def label(manifest: Manifest) -> str:
-    """How people call a release."""
-    return f"{manifest.name} {manifest.version}"
