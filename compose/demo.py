@@ -8,21 +8,32 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from compose.broker import embedded_broker
+from compose.demo_rollout import Rollouts
 from edge_agent import agent
-from edge_agent.settings import BrokerSettings, Settings
+from edge_agent.gate import Gate
+from edge_agent.settings import BrokerSettings, Settings, UpdateSettings
 from protocol.errors import LinkError
 from protocol.link import Broker, Link, Received
 from protocol.messages import Alert, Birth, Health, IncidentEnded, Message, NoMask, Status, Telemetry
+from protocol.rollouts import Reported, UpdateState
+from protocol.signature import public_text
 
 SITE, CAMERA = "demo", "door-1"
 TELEMETRY_S = 3.0
 CONNECT_S = 10
-SHOWN = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask)
+SHADOW_S, TRIAL_S = 2.0, 3.0
+GATE = Gate(fps_share=0.3, latency_ratio=3, latency_slack_ms=100)
+"""Wide: seconds of a trial on a machine that does other things, too, measure that machine."""
+GREETINGS = (Birth, Health, NoMask, Status)
+"""Said again whenever somebody asks, and shown when they are new."""
+SHOWN = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask, Reported)
 
 
 async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> dict[str, int]:
-    """Runs the demo and returns how many alerts, ended incidents and telemetry messages arrived.
+    """Runs the demo and returns how many alerts, ended incidents, telemetry messages, committed and called back releases were seen.
 
     `url` names a broker of one's own instead of the embedded one. Raises LinkError when it cannot be reached,
     Rejected when the URL is wrong.
@@ -32,14 +43,24 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
         broker = Broker.parse(url) if url else await stack.enter_async_context(embedded_broker())
         broker_url = url or f"mqtt://{broker.host}:{broker.port}"
         state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maskfleet-demo-")))
+        key = Ed25519PrivateKey.generate()
+        updates = UpdateSettings(trusted_keys=(public_text(key.public_key()),), shadow_s=SHADOW_S, trial_s=TRIAL_S, gate=GATE)
         settings = Settings.model_construct(  # not from variables: this camera is the demo's own
-            site=SITE, camera=CAMERA, uri="demo:", telemetry_s=TELEMETRY_S, state_dir=state_dir, broker=BrokerSettings(url=broker_url)
+            site=SITE,
+            camera=CAMERA,
+            uri="demo:",
+            telemetry_s=TELEMETRY_S,
+            state_dir=state_dir,
+            broker=BrokerSettings(url=broker_url),
+            updates=updates,
         )
         show(f"broker {broker.host}:{broker.port}, also yours: mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{settings.base}/#'")
         subscriber = await stack.enter_async_context(Link(broker, f"demo-{state_dir.name[-8:]}"))
         await _connect(subscriber)
         messages = await stack.enter_async_context(subscriber.receive(settings.base, *SHOWN))
-        listening = asyncio.create_task(_listen(messages, counts, show))
+        rollouts = Rollouts(broker, settings.address, state_dir / "coordinator", key, show)
+        listening = asyncio.create_task(_listen(messages, counts, show, rollouts.seen))
+        shipping = asyncio.create_task(rollouts.run(subscriber))
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.call_later(seconds, stop.set)
@@ -47,8 +68,17 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
             loop.add_signal_handler(number, stop.set)
         await agent.run(settings, stop)
         await asyncio.sleep(0.3)  # what the camera said last is still on its way
-        listening.cancel()
-    return {"alerts": counts["Alert"], "incidents": counts["IncidentEnded"], "telemetry": counts["Telemetry"]}
+        for task in (shipping, listening):
+            task.cancel()
+        await asyncio.gather(shipping, listening, return_exceptions=True)
+        await rollouts.tidy(subscriber)
+    return {
+        "alerts": counts["Alert"],
+        "incidents": counts["IncidentEnded"],
+        "telemetry": counts["Telemetry"],
+        "committed": counts[UpdateState.COMMITTED],
+        "rolled_back": counts[UpdateState.ROLLED_BACK],
+    }
 
 
 async def _connect(link: Link) -> None:
@@ -59,13 +89,27 @@ async def _connect(link: Link) -> None:
         raise LinkError(f"no connection to the broker in {CONNECT_S} s: {link.problem or 'it says nothing'}") from None
 
 
-async def _listen(messages: AsyncIterator[Received[Message]], counts: Counter[str], show: Callable[[str], None]) -> None:
+async def _listen(
+    messages: AsyncIterator[Received[Message]], counts: Counter[str], show: Callable[[str], None], seen: Callable[[Message], None]
+) -> None:
     start_s = asyncio.get_running_loop().time()
-    async for address, message, _ in messages:
-        if address.camera != CAMERA or address.site != SITE:
+    state, said = "", dict[type[Message], str]()
+    async for address, message, is_retained in messages:
+        if address.camera != CAMERA or address.site != SITE or is_retained:
             continue
+        if isinstance(message, Reported):
+            seen(message)
+            word = f"{message.counter} {message.state} {message.update_percentage}"
+            if word == state or not message.counter:
+                continue
+            counts[message.state] += state.split()[:2] != word.split()[:2]
+            state = word
+        text = line(message)
+        if isinstance(message, GREETINGS) and said.get(type(message)) == text:
+            continue
+        said[type(message)] = text
         counts[type(message).__name__] += 1
-        show(f"{asyncio.get_running_loop().time() - start_s:5.1f} s  {address.camera}  {line(message)}")
+        show(f"{asyncio.get_running_loop().time() - start_s:5.1f} s  {address.camera}  {text}")
 
 
 def line(message: Message) -> str:
@@ -89,6 +133,9 @@ def line(message: Message) -> str:
             return (
                 f"birth     agent {message.agent_version}, {message.classifier.name} {message.classifier.version}, detector {message.detector.name}"
             )
+        case Reported():
+            share = f" {message.update_percentage} %" if message.update_percentage is not None else ""
+            return f"update    {message.latest_version}: {message.state}{share}{f' ({message.reason})' if message.reason else ''}"
         case Status():
             return f"status    {message.value}"
         case _:

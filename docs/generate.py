@@ -1,13 +1,22 @@
-"""Writes docs/protocol.md from the topics and messages; a test fails when the page has drifted."""
+"""Writes docs/protocol.md from the topics and messages, and the diagram of docs/rollout.md from the update machine's table.
+
+A test fails when a page has drifted.
+"""
 
 import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+from edge_agent.update import TRANSITIONS
 from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Discovery, Message, PlainMessage, Snapshot
+from protocol.rollouts import MAX_RETAINED_BYTES, ROLLOUT_MESSAGES, Chunk
 
 PAGE = Path(__file__).with_name("protocol.md")
+ROLLOUT = Path(__file__).with_name("rollout.md")
+
+CAMERA, END = "<!-- made by docs/generate.py: camera -->", "<!-- end -->"
+LEFT_OUT = {"Withdrawn", "Lost"}
 
 
 def page() -> str:
@@ -15,22 +24,22 @@ def page() -> str:
     lines = [
         "# What is said over MQTT",
         "",
-        "This page is made by `make docs` from `protocol/topics.py` and `protocol/messages.py`; change those.",
+        "This page is made by `make docs` from `protocol/topics.py`, `protocol/messages.py` and `protocol/rollouts.py`; change those.",
         "",
         "MQTT 3.1.1, QoS 0 and 1. `<base>` (default `maskfleet`), `<site>` and `<camera>` are 1 to 64 letters, digits, `_` and `-`.",
         "JSON carries `v: 1`; unknown fields are to be ignored; order is by (`boot`, `seq`), never by time.",
-        f"A payload over {MAX_PAYLOAD_BYTES:,} bytes is refused unread.",
+        f"A payload over {MAX_PAYLOAD_BYTES:,} bytes is refused unread; retained ones stay under {MAX_RETAINED_BYTES:,}.",
         "",
         "| topic | who writes it | QoS | retained | payload |",
         "|---|---|---|---|---|",
     ]
-    for message in MESSAGES:
+    for message in (*MESSAGES, *ROLLOUT_MESSAGES):
         topic = message.topic
         retained = "yes" if topic.retained else "no"
         lines.append(f"| `{topic.template}` | {topic.writer} | {topic.qos} | {retained} | [{message.__name__}](#{message.__name__.lower()}) |")
-    for message in MESSAGES:
+    for message in (*MESSAGES, *ROLLOUT_MESSAGES):
         lines += ["", f"## {message.__name__}", "", inspect.cleandoc(message.__doc__ or ""), ""]
-        if message not in (Discovery, Snapshot):
+        if message not in (Discovery, Snapshot, Chunk):
             lines += _plain(message) if issubclass(message, PlainMessage) else _fields(message)
     return "\n".join(lines) + "\n"
 
@@ -54,6 +63,8 @@ def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
         return " or ".join(_type(one, definitions) for one in field["anyOf"])
     if "$ref" in field:
         own = definitions[field["$ref"].rpartition("/")[2]]
+        if "enum" in own:
+            return _type(own, definitions)
         return "object of " + ", ".join(f"`{name}`" for name in own["properties"])
     if "const" in field:
         return f"`{json.dumps(field['const'])}`"
@@ -61,9 +72,30 @@ def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
         return ", ".join(f"`{word}`" for word in field["enum"])
     if field.get("format") == "date-time":
         return "time, ISO 8601 with zone"
+    if field["type"] == "array" and isinstance(field.get("items"), dict):
+        return f"list of {_type(field['items'], definitions)}"
     bounds = [f"{word} {field[key]:g}" for key, word in (("minimum", "at least"), ("maximum", "at most")) if key in field]
     return " ".join([field["type"], *bounds])
 
 
+def rollout_page() -> str:
+    """The page on rollouts as it is, with its diagram made anew."""
+    before, _, rest = ROLLOUT.read_text(encoding="utf-8").partition(CAMERA)
+    return before + CAMERA + diagram() + END + rest.partition(END)[2]
+
+
+def diagram() -> str:
+    """The update machine as a Mermaid diagram; what only repeats a state, or withdraws, is left out."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for state, events in TRANSITIONS.items():
+        for event, afters in events.items():
+            for after in afters:
+                if after is not state and event.__name__ not in LEFT_OUT:
+                    edges.setdefault((state, after), []).append(event.__name__)
+    lines = [f"    {state} --> {after}: {', '.join(names)}" for (state, after), names in edges.items()]
+    return "\n".join(["", "```mermaid", "stateDiagram-v2", "    [*] --> idle", *lines, "```", ""])
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    ROLLOUT.write_text(rollout_page(), encoding="utf-8")

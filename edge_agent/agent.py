@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import platform
 import secrets
@@ -9,8 +10,12 @@ import time
 from importlib.metadata import version
 
 from edge_agent.capture import Camera, CaptureState
+from edge_agent.check import Owner
 from edge_agent.command import obey
 from edge_agent.discovery import discovery
+from edge_agent.fetch import fetch
+from edge_agent.install import Installer
+from edge_agent.installed import pinned, recall, slots_of
 from edge_agent.load import Eyes, load_eyes, load_pipeline
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Seen
@@ -18,7 +23,9 @@ from edge_agent.prometheus import Exporter
 from edge_agent.publish import Publisher, message_of
 from edge_agent.scene import Incident
 from edge_agent.settings import Settings
+from edge_agent.sight import Sight
 from edge_agent.snapshot import Snapshots
+from edge_agent.updating import Updates
 from edge_agent.vitals import Vitals
 from protocol.errors import DeviceError, LinkError, Reason, Rejected
 from protocol.link import Link, Presence
@@ -50,11 +57,9 @@ class Agent:
 
     def __init__(self, settings: Settings, eyes: Eyes) -> None:
         self._settings = settings
-        self._eyes = eyes
+        owner = Owner(settings.updates.owner_keys(), AGENT_VERSION, pinned(settings))
         self._boot = secrets.token_hex(6)
-        self._model = f"{eyes.classifier.name} {eyes.classifier.version}"
         self._camera = Camera(settings.uri, settings.csi_source)
-        self._pipeline = load_pipeline(settings, eyes)
         self._is_detecting = True
         self._snapshots = Snapshots(**settings.snapshots.model_dump())
         self._session = 0
@@ -67,12 +72,19 @@ class Agent:
         broker = settings.broker.broker()
         self._link = Link(broker, f"{address.base}-{address.site}-{address.camera}", Presence(address, self._greeting))
         self._publisher = Publisher(self._link, address, self._outbox)
+        slots = slots_of(settings, eyes)
+        eyes, state, folders = recall(settings, eyes, slots)
+        self._pipeline = load_pipeline(settings, eyes)
+        self._sight = Sight(settings, eyes, self._pipeline, self._camera.state, folders)
+        get_chunks = functools.partial(fetch, self._link, address)
+        installer = Installer(slots, state, owner, settings.updates.gate, self._sight, get_chunks, self._link.wait_online)
+        self._updates = Updates(self._link, address, installer, self._boot)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sees and speaks until stopped."""
         try:
             async with self._exporter, self._link, asyncio.TaskGroup() as tasks:
-                speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health, self._obey)]
+                speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health, self._obey, self._updates.run)]
                 stopping = tasks.create_task(self._stop_camera(stop))
                 try:
                     # Opening a camera can take seconds.
@@ -102,7 +114,7 @@ class Agent:
             while True:
                 frame = self._camera.take(timeout_s=LOOK_S)
                 if frame is not None and self._is_detecting:
-                    seen = self._pipeline(frame)
+                    seen = self._sight.see(frame)
                     loop.call_soon_threadsafe(self._note, seen)
                     for shot in self._snapshots.take(frame, seen.incidents, self._pipeline.tracks, self._boot):
                         loop.call_soon_threadsafe(self._publisher.show, shot)
@@ -146,9 +158,9 @@ class Agent:
                 await self._link.send(self._settings.address, telemetry)
 
     async def _health(self) -> None:
-        """Says how the camera is whenever that changes, and what it gives once that is known."""
+        """Says how the camera is whenever that changes, and what it gives and sees with."""
         said: tuple[object, ...] | None = None
-        said_s, got = 0.0, self._camera.state().got
+        said_s, birth = 0.0, self._birth()
         while True:
             await asyncio.sleep(LOOK_S)
             self._camera.watch()
@@ -156,9 +168,9 @@ class Agent:
             self._exporter.note(self._health_now())
             word = (state.capture, _stable(state), state.restarts, self._is_detecting, self._outbox.lost)
             try:
-                if state.got != got:
-                    await self._link.send(self._settings.address, self._birth())
-                    got = state.got
+                if self._birth() != birth:  # the camera's mode is known now, or another model sees
+                    birth = self._birth()
+                    await self._link.send(self._settings.address, birth)
                 if word != said or time.monotonic() - said_s >= HEALTH_S:
                     await self._link.send(self._settings.address, self._health_now())
                     said, said_s = word, time.monotonic()
@@ -193,7 +205,13 @@ class Agent:
         self._session = session
         settings = self._settings
         shown = discovery(settings.address, AGENT_VERSION, settings.telemetry_s) if settings.home_assistant else Discovery(document=None)
-        return self._birth(), self._health_now(), self._publisher.no_mask, shown
+        return self._birth(), self._health_now(), self._publisher.no_mask, self._updates.report(), shown
+
+    @property
+    def _model(self) -> str:
+        """What the classifier in use is called."""
+        model = self._sight.eyes.classifier
+        return f"{model.name} {model.version}"
 
     def _birth(self) -> Birth:
         return Birth(
@@ -201,8 +219,8 @@ class Agent:
             session=self._session,
             agent_version=AGENT_VERSION,
             python_version=platform.python_version(),
-            classifier=self._eyes.classifier,
-            detector=self._eyes.detector,
+            classifier=self._sight.eyes.classifier,
+            detector=self._sight.eyes.detector,
             camera_asked=self._camera.uri.text[:SHOWN],
             camera_got=self._camera.state().got[:SHOWN],
         )

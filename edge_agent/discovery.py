@@ -6,6 +6,11 @@ from protocol import topics
 from protocol.messages import Discovery
 from protocol.topics import Address
 
+UPDATE = (
+    "{{ {'installed_version': value_json.installed_version, 'latest_version': value_json.latest_version,"
+    " 'in_progress': value_json.in_progress, 'update_percentage': value_json.update_percentage} | to_json }}"
+)
+"""Home Assistant takes these fields of the report and no others."""
 MISSED = 3
 """A sensor has expired after so many telemetry messages that did not come."""
 
@@ -42,6 +47,9 @@ def discovery(address: Address, agent_version: str, telemetry_s: float) -> Disco
                 "no_mask": entity("no_mask", "binary_sensor", "No mask", state_topic=topics.NO_MASK.build(address), device_class="safety"),
                 "capture": entity(
                     "capture", "sensor", "Capture", state_topic=health, value_template="{{ value_json.capture }}", entity_category="diagnostic"
+                ),
+                "update": entity(
+                    "model", "update", "Model", state_topic=topics.REPORTED.build(address), value_template=UPDATE, entity_category="diagnostic"
                 ),
                 "fps": figure("fps_processed", "Frame rate", "fps"),
                 "latency": figure("latency_p95_ms", "Latency", "ms", device_class="duration"),

@@ -36,6 +36,7 @@ def examine(settings: Settings) -> list[Finding]:
         "libraries": lambda: f"OpenCV {cv2.__version__}, ONNX Runtime {ONNXRUNTIME_VERSION}",
         "classifier": lambda: _model(load_classifier(settings.classify)[1]),
         "detector": lambda: _model(load_detector(settings.detect)[1]),
+        "updates": lambda: _updates(settings),
         "camera": lambda: _camera(settings),
         "gstreamer": lambda: _gstreamer(settings),
         "broker": lambda: asyncio.run(_broker(settings)),
@@ -54,6 +55,11 @@ def examine(settings: Settings) -> list[Finding]:
 def _model(model: object) -> str:
     name, version, digest = (getattr(model, field) for field in ("name", "version", "digest"))
     return f"{name} {version} {digest[:12]}".strip()
+
+
+def _updates(settings: Settings) -> str:
+    keys = settings.updates.owner_keys()
+    return f"taken from those who sign with {', '.join(keys)}" if keys else "off: no key in updates.trusted_keys"
 
 
 def _camera(settings: Settings) -> str:

@@ -1,7 +1,7 @@
 """Settings -> the parts that see: a release is checked and proven before it may look through a camera."""
 
-from dataclasses import dataclass
-from importlib.resources import as_file, files
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from edge_agent.classify import Classifier, Judgement
 from edge_agent.detect import Detector, HaarDetector
-from edge_agent.pipeline import Pipeline
+from edge_agent.pipeline import Classify, Pipeline
 from edge_agent.runtime import OpenCvNetwork, Session
 from edge_agent.settings import ClassifySettings, DetectSettings, Settings
 from edge_agent.yunet import YuNetDetector
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.messages import Model
 from protocol.release import MANIFEST_FILE, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MODEL_FILE, Manifest, digest
+from protocol.rollouts import Kind
 
 YUNET_SCORE = 0.6
 """For a network that comes without a manifest."""
@@ -27,7 +28,7 @@ class Eyes:
     """What a camera sees with, and which models are in it."""
 
     detect: Detector
-    classify: Classifier
+    classify: Classify
     detector: Model
     classifier: Model
 
@@ -40,18 +41,33 @@ def load_eyes(settings: Settings) -> Eyes:
     return Eyes(detect, classify, detector, classifier)
 
 
+def with_release(eyes: Eyes, kind: Kind, release: Path, settings: Settings) -> Eyes:
+    """The eyes with one model replaced by that of a release folder; raises Rejected or DeviceError."""
+    if kind == "detector":
+        detect, detector = load_detector(settings.detect, settings.threads, release)
+        return replace(eyes, detect=detect, detector=detector)
+    classify, classifier = load_classifier(settings.classify, settings.threads, release)
+    return replace(eyes, classify=classify, classifier=classifier)
+
+
 def load_pipeline(settings: Settings, eyes: Eyes) -> Pipeline:
     """A decision path that starts afresh."""
     return Pipeline(eyes.detect, eyes.classify, settings.decide.rules())
 
 
-def load_detector(settings: DetectSettings, threads: int = 1) -> tuple[Detector, Model]:
-    """The detector that is asked for, and what to call it; raises Rejected."""
+def shipped(kind: Kind) -> Path:
+    """The release folder of a kind that the package brings along."""
+    return Path(str(files("edge_agent") / "models" / kind))
+
+
+def load_detector(settings: DetectSettings, threads: int = 1, release: Path | None = None) -> tuple[Detector, Model]:
+    """The detector of a release folder, or the one that the settings ask for, and what to call it; raises Rejected."""
+    if release is not None:
+        return _load_detector(release, settings, threads)
     if settings.model == "haar":
         return HaarDetector(settings.smallest_face_px), Model(name="haar", version="frontalface_default", digest="")
     if settings.model == "shipped":
-        with as_file(files("edge_agent") / "models" / "detector") as folder:
-            return _load_detector(folder, settings, threads)
+        return _load_detector(shipped("detector"), settings, threads)
     path = Path(settings.model).expanduser()
     if path.is_dir():
         return _load_detector(path, settings, threads)
@@ -69,7 +85,9 @@ def _load_detector(folder: Path, settings: DetectSettings, threads: int) -> tupl
         network = _network(model, threads)
         check_golden(network, manifest)
         detector = YuNetDetector(network, settings.smallest_face_px, settings.score or manifest.threshold)
-    except (DeviceError, Rejected) as error:
+    except Rejected as error:
+        raise Rejected(error.reason, f"release {folder}: {error}") from None
+    except DeviceError as error:
         raise Rejected(Reason.BAD_RELEASE, f"release {folder}: {error}") from None
     return detector, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
 
@@ -80,12 +98,10 @@ def _network(model: bytes, threads: int) -> Session | OpenCvNetwork:
     return session if session.takes_any_size else OpenCvNetwork(model)
 
 
-def load_classifier(settings: ClassifySettings, threads: int = 1) -> tuple[Classifier, Model]:
-    """The classifier of a release folder, or of the release that the package brings along."""
-    if settings.release is not None:
-        return _load_classifier(settings.release.expanduser(), threads)
-    with as_file(files("edge_agent") / "models" / "classifier") as folder:
-        return _load_classifier(folder, threads)
+def load_classifier(settings: ClassifySettings, threads: int = 1, release: Path | None = None) -> tuple[Classifier, Model]:
+    """The classifier of a release folder, or of the one that the settings name, or that the package brings along."""
+    folder = release or (settings.release.expanduser() if settings.release else shipped("classifier"))
+    return _load_classifier(folder, threads)
 
 
 def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:

@@ -62,6 +62,10 @@ class Pipeline:
             latency_ms=(self._seen_s - frame.captured_s) * 1000,
         )
 
+    def change(self, detect: Detector, classify: Classify) -> None:
+        """Sees with other models from the next frame on; what was decided so far stays. To be called from the worker thread."""
+        self._detect, self._classify = detect, classify
+
     def wait(self) -> tuple[Incident, ...]:
         """To be called while no frame comes: nobody is seen, so open incidents end in their time."""
         if self._seen_s is None:

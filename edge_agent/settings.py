@@ -1,6 +1,7 @@
 """One frozen tree of settings: a TOML file, then `MASKFLEET_...` variables over it; a key that is not known is refused."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,15 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edge_agent.decide import Rules
+from edge_agent.gate import Gate
 from edge_agent.outbox import Limits
 from edge_agent.sources import NVARGUS
 from protocol.errors import Reason, Rejected, one_line
 from protocol.link import Broker
+from protocol.signature import TrustedKeys, trusted_keys
 from protocol.topics import SEGMENT, Address
 
 PREFIX, DELIMITER = "MASKFLEET_", "__"
 FILE_VARIABLE = f"{PREFIX}SETTINGS"
 """Names the settings file itself."""
+
+KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 
 Name = Annotated[str, Field(pattern=f"^{SEGMENT.pattern}$")]
 
@@ -124,6 +129,28 @@ class SnapshotSettings(_Section):
     """One when the command `snapshot` asks for it; all faces are blurred."""
 
 
+class UpdateSettings(_Section):
+    """Whose models a camera takes over MQTT, and how it tries them."""
+
+    trusted_keys: tuple[str, ...] = ()
+    """Public keys of those who sign releases: each 44 letters of base64, or the path of a file that holds them. Updates are off without one."""
+    shadow_s: float = Field(default=15, gt=0, le=3600)
+    """The old and the new model see the same faces for so long, and the old one decides."""
+    trial_s: float = Field(default=20, gt=0, le=3600)
+    """The new model decides for so long before it stays."""
+    gate: Gate = Gate()
+    """What it must hold to."""
+
+    def owner_keys(self) -> TrustedKeys:
+        """The public keys by their ids; raises Rejected."""
+        try:
+            return trusted_keys(key if KEY.fullmatch(key) else Path(key).expanduser().read_text(encoding="ascii") for key in self.trusted_keys)
+        except OSError as error:
+            raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {error.filename}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise Rejected(Reason.BAD_SETTING, "setting updates.trusted_keys: a file holds no public key in base64") from None
+
+
 class Settings(BaseSettings):
     """Everything that can be set."""
 
@@ -157,6 +184,7 @@ class Settings(BaseSettings):
     decide: DecideSettings = DecideSettings()
     outbox: OutboxSettings = OutboxSettings()
     snapshots: SnapshotSettings = SnapshotSettings()
+    updates: UpdateSettings = UpdateSettings()
 
     @property
     def address(self) -> Address:

@@ -29,6 +29,23 @@ class Reason(StrEnum):
     WRONG_KIND = "wrong_kind"
     WRONG_DIGEST = "wrong_digest"
     WRONG_GOLDEN = "wrong_golden"
+    UNKNOWN_KEY = "unknown_key"
+    BAD_SIGNATURE = "bad_signature"
+    OLD_COUNTER = "old_counter"
+    EXPIRED = "expired"
+    AGENT_TOO_OLD = "agent_too_old"
+    KNOWN_BAD = "known_bad"
+    UPDATES_OFF = "updates_off"
+    WITHDRAWN = "withdrawn"
+    DISK_FAILED = "disk_failed"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed_out"
+    TOO_SLOW = "too_slow"
+    NOT_A_NUMBER = "not_a_number"
+    DISAGREES = "disagrees"
+    NOT_CONNECTED = "not_connected"
+    NO_FRAMES = "no_frames"
+    RESTARTED = "restarted"
 
 
 class Rejected(FleetError):

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
 from protocol.errors import LinkError, Reason, Rejected
-from protocol.messages import Message, Status
-from protocol.topics import Address
+from protocol.messages import Message, PlainMessage, Status
+from protocol.topics import Fleet, Topic
 
 log = logging.getLogger(__name__)
 
@@ -84,16 +84,17 @@ class Broker:
 
 @dataclass(frozen=True)
 class Presence:
-    """How a camera is seen by others: `greeting(session)` then `online` at each connection, `offline` at its end."""
+    """How a camera or a coordinator is seen by others: `greeting(session)` then `online` at each connection, `offline` at its end."""
 
-    address: Address
+    address: Fleet
     greeting: Callable[[int], Sequence[Message]]
+    status: type[PlainMessage] = Status
 
 
 class Received(NamedTuple, Generic[M]):
-    """A message and the camera that it belongs to."""
+    """A message and the address that it belongs to, of the kind that its topic has: a camera's, a rollout's, a chunk's."""
 
-    address: Address
+    address: Any
     message: M
     retained: bool
 
@@ -105,9 +106,9 @@ def backoff_s(attempt: int, chance: float, first_s: float = 0.5, cap_s: float = 
 
 @dataclass(eq=False)
 class _Receiver:
-    scope: Address | str
+    scope: Fleet | str
     types: tuple[type[Message], ...]
-    queue: asyncio.Queue[Received[Message]] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[Received[Message]]
 
     def filters(self) -> list[tuple[str, int]]:
         return [(kind.topic.filter(self.scope), kind.topic.qos) for kind in self.types]
@@ -122,7 +123,13 @@ class _Receiver:
                 except Rejected as error:
                     log.warning("%s: message ignored (%s): %s", raw.topic, error.reason, error)
                 else:
-                    self.queue.put_nowait(Received(address, message, raw.retain))
+                    self._offer(Received(address, message, raw.retain))
+
+    def _offer(self, received: Received[Message]) -> None:
+        if self.queue.full():
+            log.debug("%s: a message is dropped, %d are waiting", received.address, self.queue.qsize())
+            self.queue.get_nowait()
+        self.queue.put_nowait(received)
 
 
 class Link:
@@ -154,7 +161,7 @@ class Link:
         if self._presence and self._client:
             with contextlib.suppress(LinkError, TimeoutError):
                 async with asyncio.timeout(2):
-                    await self.send(self._presence.address, Status(value="offline"))
+                    await self.send(self._presence.address, self._presence.status(value="offline"))
         for task in (self._greeter, self._keeper):
             if task is not None:
                 task.cancel()
@@ -170,17 +177,23 @@ class Link:
         """Returns when the link is online; waits as long as that takes."""
         await self._online.wait()
 
-    async def send(self, address: Address, message: Message) -> None:
-        """Publishes a message of one camera; with QoS 1 it returns when the broker has acknowledged it.
+    async def send(self, address: Fleet, message: Message) -> None:
+        """Publishes a message at one address; with QoS 1 it returns when the broker has acknowledged it.
 
         Raises LinkError when the link is offline, is lost meanwhile, or no acknowledgement comes: the
         message may then have arrived or not.
         """
+        await self._publish(address, message.topic, message.encode())
+
+    async def clear(self, address: Fleet, kind: type[Message]) -> None:
+        """Deletes what the broker retains of this kind at one address; raises LinkError as `send` does."""
+        await self._publish(address, kind.topic, b"")
+
+    async def _publish(self, address: Fleet, topic: Topic, payload: bytes) -> None:
         if self._client is None:
             raise LinkError("not connected to the broker")
-        topic = message.topic
         publish = asyncio.ensure_future(
-            self._client.publish(topic.build(address), message.encode(), qos=topic.qos, retain=topic.retained, timeout=SEND_TIMEOUT_S)
+            self._client.publish(topic.build(address), payload, qos=topic.qos, retain=topic.retained, timeout=SEND_TIMEOUT_S)
         )
         try:
             await asyncio.wait({publish, self._lost}, return_when=asyncio.FIRST_COMPLETED)
@@ -193,15 +206,16 @@ class Link:
             publish.cancel()
 
     @contextlib.asynccontextmanager
-    async def receive(self, scope: Address | str, *types: type[M]) -> AsyncIterator[AsyncIterator[Received[M]]]:
+    async def receive(self, scope: Fleet | str, *types: type[M], max_waiting: int = 0) -> AsyncIterator[AsyncIterator[Received[M]]]:
         """`async with link.receive(base, Alert) as alerts`, then `async for camera, alert, retained in alerts`.
 
-        The scope is one camera's address, or the base of all cameras.
+        The scope is one address, or what the addresses lie in: the base, or a release for its chunks. With
+        `max_waiting`, the oldest go when more than that wait to be taken: against a sender who floods.
 
         Subscribed when entered (at the next connection, when offline), and again at each connection. Payloads
         that cannot be read are logged and left out.
         """
-        receiver = _Receiver(scope, types)
+        receiver = _Receiver(scope, types, asyncio.Queue(max_waiting))
         self._receivers.append(receiver)
         try:
             if self._client is not None:
@@ -267,11 +281,12 @@ class Link:
         await self.greet()
         filters = [pair for receiver in self._receivers for pair in receiver.filters()]
         if self._presence:
-            filters.append((Status.topic.build(self._presence.address), Status.topic.qos))
+            status = self._presence.status.topic
+            filters.append((status.build(self._presence.address), status.qos))
         await self._subscribe(client, filters)
 
     async def _read(self, client: aiomqtt.Client) -> None:
-        own_status = Status.topic.build(self._presence.address) if self._presence else None
+        own_status = self._presence.status.topic.build(self._presence.address) if self._presence else None
         async for raw in client.messages:
             if raw.topic.value == own_status and raw.payload == b"offline" and not self._is_leaving:
                 # The late will of our own older connection: say again that we are here.
@@ -282,7 +297,7 @@ class Link:
     async def greet(self) -> None:
         """Says the greeting again; raises LinkError when the link is offline."""
         if self._presence:
-            for message in (*self._presence.greeting(self._session), Status(value="online")):
+            for message in (*self._presence.greeting(self._session), self._presence.status(value="online")):
                 await self.send(self._presence.address, message)
 
     async def _greet_again(self) -> None:
@@ -310,7 +325,7 @@ class Link:
     def _new_client(self) -> aiomqtt.Client:
         will = None
         if self._presence:
-            offline = Status(value="offline")
+            offline = self._presence.status(value="offline")
             topic = offline.topic
             will = aiomqtt.Will(topic.build(self._presence.address), offline.encode(), qos=topic.qos, retain=topic.retained)
         return aiomqtt.Client(

@@ -1,19 +1,26 @@
-"""A release: a model file and the manifest that says what it is, what it must answer, and how good it was measured to be."""
+"""A release: a model file and the manifest that says what it is, what it must answer, and how good it was measured to be.
+
+The last fields of the manifest are filled in when it is signed; a release that was never signed leaves them empty.
+"""
 
 import hashlib
 import math
+import re
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protocol.errors import Reason, Rejected, one_line
 
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+SIGNATURE_FILE = "manifest.sig"
 CARD_FILE = "CARD.md"
 MAX_MANIFEST_BYTES = 20_000
 MAX_MODEL_BYTES = 20_000_000
 MAX_GOLDEN_BYTES = 2_000_000
+MAX_CHUNK_BYTES = 48 * 1024
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -110,6 +117,22 @@ class Manifest(_Part):
     scores: dict[str, Score]
     sources: tuple[Source, ...]
     golden: Golden
+    counter: int = Field(default=0, ge=0, le=2**53)
+    """Rises with every release of a kind that is signed: an older one that is sent again is known by it."""
+    expires: AwareDatetime | None = None
+    """From then on no camera takes this release any more."""
+    minimum_agent: str = Field(default="0", pattern=r"^\d{1,9}(\.\d{1,9}){0,3}$")
+    """The oldest agent that can run this model."""
+    chunk_bytes: int = Field(default=MAX_CHUNK_BYTES, gt=0, le=MAX_CHUNK_BYTES)
+    """The model travels in chunks of this size; the last one may be shorter."""
+    chunks: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    """SHA-256 of each chunk; empty in a release that was never signed."""
+
+    @model_validator(mode="after")
+    def _has_all_chunks(self) -> Self:
+        if self.chunks and len(self.chunks) != math.ceil(self.size_bytes / self.chunk_bytes):
+            raise ValueError(f"{len(self.chunks)} chunks of {self.chunk_bytes} bytes are not {self.size_bytes} bytes")
+        return self
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -126,6 +149,20 @@ class Manifest(_Part):
         if digest(model) != self.digest:
             raise Rejected(Reason.WRONG_DIGEST, f"model: {len(model)} bytes whose SHA-256 is not the manifest's")
 
+    def check_agent(self, agent_version: str) -> None:
+        """Raises Rejected when an agent of this version is too old for the model."""
+        if _numbers(agent_version) < _numbers(self.minimum_agent):
+            raise Rejected(Reason.AGENT_TOO_OLD, f"the release needs agent {self.minimum_agent}, this is {agent_version}")
+
+    def check_date(self, now: datetime) -> None:
+        """Raises Rejected when the release has expired.
+
+        A clock that stands before the release was made is wrong (a board without a clock battery wakes in 1970) and
+        cannot judge: then the counter alone keeps old releases out.
+        """
+        if self.expires is not None and now >= self.expires:
+            raise Rejected(Reason.EXPIRED, f"the release expired at {self.expires.isoformat()}")
+
     def encode(self) -> bytes:
         """The manifest as a file: the same bytes for the same manifest."""
         return (self.model_dump_json(indent=1) + "\n").encode()
@@ -134,3 +171,12 @@ class Manifest(_Part):
 def digest(data: bytes) -> str:
     """SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _numbers(version: str) -> list[int]:
+    """`0.10.2` as [0, 10, 2]; what follows the numbers, such as `rc1`, does not count."""
+    found = re.match(r"\d{1,9}(\.\d{1,9})*", version)
+    numbers = [int(number) for number in found[0].split(".")] if found else []
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return numbers

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiomqtt
 
 from protocol.messages import MESSAGES, Message
+from protocol.rollouts import ROLLOUT_MESSAGES
 
 
 class Ear:
@@ -36,7 +37,7 @@ async def listening(mosquitto) -> AsyncIterator[Ear]:
             await client.subscribe("maskfleet/#", qos=1)
             ready.set()
             async for raw in client.messages:
-                for kind in MESSAGES:
+                for kind in (*MESSAGES, *ROLLOUT_MESSAGES):
                     if raw.topic.matches(kind.topic.filter("maskfleet")):
                         ear.heard.append(kind.decode(raw.payload))
 

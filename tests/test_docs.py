@@ -4,11 +4,12 @@ import subprocess
 from rig import ROOT
 
 
-def test_the_protocol_page_is_what_the_code_says() -> None:
+def test_the_pages_are_what_the_code_says() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `make docs`"
+    assert generate.ROLLOUT.read_text(encoding="utf-8") == generate.rollout_page(), "run `make docs`"
 
 
 def test_what_ships_is_small() -> None:

@@ -10,12 +10,14 @@ import typer
 from rich.markup import escape
 
 from protocol.errors import FleetError, Reason, Rejected
-from trainer import detector_commands, lab
+from trainer import detector_commands, lab, rollout_commands, signing_commands
 from trainer.console import Json, err, follow, out, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Makes the fleet's models.")
 lab.add_to(app)
 detector_commands.add_to(app)
+signing_commands.add_to(app)
+rollout_commands.add_to(app)
 
 
 def main() -> None:

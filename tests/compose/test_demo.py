@@ -28,6 +28,24 @@ def test_the_demo_shows_an_alert_that_ends_when_the_mask_goes_on() -> None:
     assert "mosquitto_sub" in done.stdout
 
 
+def test_the_demo_rolls_a_release_out_and_calls_another_back_while_the_camera_goes_on() -> None:
+    process = subprocess.Popen([sys.executable, "-m", "compose", "demo", "--seconds", "400"], stdout=subprocess.PIPE, text=True)
+    lines = []
+    while "door 3: rolled_back" not in (lines[-1] if lines else ""):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "".join(lines)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    said = re.findall(r"update +(door \d): (\w+)", "".join(lines))
+    for state in ("fetching", "verifying", "testing", "shadow", "trial"):
+        assert ("door 2", state) in said
+        assert ("door 3", state) in said
+    assert said.index(("door 2", "committed")) < said.index(("door 3", "trial"))
+    first, last = (next(n for n, text in enumerate(lines) if f"door 2: {state}" in text) for state in ("shadow", "committed"))
+    assert any(re.search(r"telemetry [1-9]", text) for text in lines[first:last])  # frames go on while the models are exchanged
+    assert "1 committed, 1 rolled back" in rest.splitlines()[-1]
+
+
 def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKFLEET_CAMERA", "front")  # a camera's own settings do not change the demo
     done = maskfleet("demo", "--seconds", 5, "--broker", mosquitto.url, "--json")
@@ -35,6 +53,7 @@ def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto, monkeypatch:
     counts = json.loads(done.stdout)
     assert counts["alerts"] == counts["incidents"] == 1
     assert counts["telemetry"] >= 1
+    assert counts["rolled_back"] == 0
 
 
 @pytest.mark.parametrize(("broker", "says"), [("localhost", "broker URL"), ("mqtt://127.0.0.1:9", "is it running?")])

@@ -4,11 +4,12 @@ import json
 
 from edge_agent.discovery import discovery
 from protocol.messages import MAX_PAYLOAD_BYTES, Telemetry
-from protocol.topics import ALERT, HEALTH, NO_MASK, STATUS, TELEMETRY, Address
+from protocol.topics import ALERT, HEALTH, NO_MASK, REPORTED, STATUS, TELEMETRY, Address
 
 CAMERA = Address("maskfleet", "lobby", "door-1")
 DEVICE_KEYS = {"identifiers", "name", "manufacturer", "model", "sw_version", "suggested_area"}
 PLATFORM_KEYS = {
+    "update": {"state_topic", "value_template", "entity_category"},
     "sensor": {"state_topic", "value_template", "unit_of_measurement", "device_class", "state_class", "expire_after", "entity_category"},
     "binary_sensor": {"state_topic", "device_class"},
     "event": {"state_topic", "event_types"},
@@ -34,7 +35,7 @@ def test_ids_are_unique_and_topics_are_the_cameras() -> None:
     ids = [component["unique_id"] for component in found["components"].values()]
     assert len(set(ids)) == len(ids)
     assert {component["state_topic"] for component in found["components"].values()} == {
-        topic.build(CAMERA) for topic in (ALERT, NO_MASK, HEALTH, TELEMETRY)
+        topic.build(CAMERA) for topic in (ALERT, NO_MASK, HEALTH, TELEMETRY, REPORTED)
     }
     assert found["availability"] == [{"topic": STATUS.build(CAMERA)}]  # its payloads are online and offline, as Home Assistant expects
 

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from made_releases import PUBLIC, TRUSTED
 
-from edge_agent.settings import read_settings
+from edge_agent.settings import UpdateSettings, read_settings
 from protocol.errors import Reason, Rejected
 
 
@@ -66,3 +67,21 @@ def test_certificates_without_tls_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "a.toml", '[broker]\nurl = "mqtt://broker"\nca_file = "ca.pem"\n')
     with pytest.raises(Rejected, match="need mqtts"):
         read_settings(file).broker.broker()
+
+
+def test_trusted_keys_are_texts_or_files(tmp_path: Path) -> None:
+    file = tmp_path / "owner.pub"
+    file.write_text(f"{PUBLIC}\n")
+    for key in (PUBLIC, str(file)):
+        assert set(UpdateSettings(trusted_keys=(key,)).owner_keys()) == set(TRUSTED)
+    assert UpdateSettings().owner_keys() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"no key", b"\xff\xfe", b"A" * 44])
+def test_what_is_no_trusted_key_is_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "owner.pub"
+    file.write_bytes(content)
+    for key in (str(file), str(tmp_path / "none.pub")):
+        with pytest.raises(Rejected, match=r"public key|trusted_keys") as caught:
+            UpdateSettings(trusted_keys=(key,)).owner_keys()
+        assert "\n" not in str(caught.value)

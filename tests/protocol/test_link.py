@@ -17,7 +17,8 @@ from rig import MOSQUITTO, Mosquitto, missing
 from protocol.errors import LinkError, Rejected
 from protocol.link import Broker, Link, Presence, backoff_s
 from protocol.messages import Alert, Health, Message, NoMask, Status
-from protocol.topics import ALERT, Address
+from protocol.rollouts import Chunk, CoordinatorStatus, Desired, Want
+from protocol.topics import ALERT, Address, ChunkAddress, Fleet, ReleaseAddress
 
 CAMERA = Address("maskfleet", "lobby", "door-1")
 HEALTH = Health(boot="b", capture="ok", last_frame_age_s=0, restarts=0, outbox=0, lost=0)
@@ -201,6 +202,52 @@ async def test_two_receivers_each_get_what_they_asked_for(mosquitto) -> None:
             assert (await anext(states)).message == NoMask(value="ON")
             await link.send(CAMERA, NoMask(value="OFF"))
             assert (await anext(states)).message == NoMask(value="OFF")
+
+
+async def test_of_a_flood_the_newest_are_kept(mosquitto) -> None:
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        async with link.receive("maskfleet", NoMask) as all_of_them, link.receive(CAMERA, NoMask, max_waiting=1) as latest:
+            for value in ("ON", "ON", "ON", "OFF"):
+                await link.send(CAMERA, NoMask(value=value))
+            for _ in range(4):
+                await anext(all_of_them)
+            assert (await anext(latest)).message == NoMask(value="OFF")
+
+
+async def test_what_is_retained_can_be_cleared(mosquitto) -> None:
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        await link.send(CAMERA, Desired(rollout="r", attempt=1))
+        assert await retained(mosquitto, Desired) == Desired(rollout="r", attempt=1)
+        await link.clear(CAMERA, Desired)
+        assert await retained(mosquitto, Desired) is None
+
+
+async def test_chunks_are_raw_bytes_below_their_release(mosquitto) -> None:
+    release = ReleaseAddress("maskfleet", "ab" * 16)
+    async with Link(broker(mosquitto), "coordinator") as link:
+        await link.wait_online()
+        async with link.receive(release, Chunk) as chunks, link.receive("maskfleet", Want) as wishes:
+            await link.send(release, Want(site="s", camera="c", chunks=(0, 7)))
+            address, want, _ = await anext(wishes)
+            assert (address, want.chunks) == (release, (0, 7))
+            data = bytes(range(256)) * 128
+            for piece in ("7", "7-0-2"):
+                await link.send(ChunkAddress("maskfleet", "ab" * 16, piece), Chunk(data=data))
+                address, chunk, _ = await anext(chunks)
+                assert (address.piece, chunk.data) == (piece, data)
+
+
+async def test_a_coordinator_has_a_status_of_its_own(mosquitto) -> None:
+    fleet = Fleet("maskfleet")
+    async with Link(broker(mosquitto), "watcher") as watcher:
+        await watcher.wait_online()
+        async with watcher.receive("maskfleet", CoordinatorStatus) as statuses:
+            async with Link(broker(mosquitto), "coordinator", Presence(fleet, lambda _: (), CoordinatorStatus)) as link:
+                await link.wait_online()
+                assert (await anext(statuses)).message == CoordinatorStatus(value="online")
+            assert (await anext(statuses)).message == CoordinatorStatus(value="offline")
 
 
 async def test_a_host_that_does_not_exist_is_tried_again_quietly(caplog) -> None:

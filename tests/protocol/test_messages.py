@@ -24,7 +24,25 @@ from protocol.messages import (
     Status,
     Telemetry,
 )
+from protocol.rollouts import (
+    ROLLOUT_MESSAGES,
+    Chunk,
+    CoordinatorStatus,
+    Desired,
+    Installed,
+    Report,
+    Reported,
+    RolloutAck,
+    RolloutCommand,
+    RolloutLog,
+    RolloutState,
+    Trial,
+    UpdateState,
+    Want,
+)
+from protocol.signature import Signature
 
+ALL = (*MESSAGES, *ROLLOUT_MESSAGES)
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MODEL = Model(name="door", version="1", digest="ab")
 SAMPLES: tuple[Message, ...] = (
@@ -62,12 +80,56 @@ SAMPLES: tuple[Message, ...] = (
     CommandAck(id="1", ok=False, reason="no"),
     Discovery(document={"device": {"identifiers": ["x"]}}),
     IncidentEnded(id="b-1", boot="b", seq=1, started=STARTED, duration_s=3.5, worst_p_no_mask=1, frames=40, ended="mask_on"),
+    Desired(rollout="r1", attempt=1, manifest="e30=", signature=Signature(key="ab" * 8, signature="A" * 86 + "==")),
+    Reported(
+        installed_version="door 1",
+        latest_version="door 2",
+        in_progress=True,
+        update_percentage=40,
+        boot="b",
+        seq=3,
+        rollout="r1",
+        kind="classifier",
+        digest="ab",
+        state=UpdateState.FETCHING,
+        trial=Trial(frames=1, faces=2, disagreed=0),
+        classifier=Installed(name="door", version="1", digest="ab", counter=1),
+        detector=Installed(name="face", version="1", digest="ab"),
+    ),
+    Want(site="lobby", camera="door-1", chunks=(0, 5)),
+    Chunk(data=b"\x00raw\xff"),
+    Report(),
+    RolloutState(
+        epoch=1,
+        seq=1,
+        phase="running",
+        kind="detector",
+        name="face",
+        version="2",
+        digest="ab",
+        counter=2,
+        wave=1,
+        waves=4,
+        cameras=100,
+        waiting=99,
+        updating=1,
+        committed=0,
+        rejected=0,
+        failed=0,
+        rolled_back=0,
+        offline=0,
+        updated=STARTED,
+    ),
+    RolloutLog(epoch=1, seq=1, at=STARTED, event="wave", text="wave 1 of 4"),
+    RolloutCommand(id="1", op="pause", rollout="r1"),
+    RolloutAck(id="1", ok=True),
+    CoordinatorStatus(value="online"),
 )
-JSON_SAMPLES = [sample for sample in SAMPLES if not isinstance(sample, PlainMessage | Discovery | Snapshot)]
+JSON_SAMPLES = [sample for sample in SAMPLES if not isinstance(sample, PlainMessage | Discovery | Snapshot | Chunk)]
 
 
 def test_every_message_has_a_sample() -> None:
-    assert {type(sample) for sample in SAMPLES} == set(MESSAGES)
+    assert {type(sample) for sample in SAMPLES} == set(ALL)
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
@@ -85,7 +147,7 @@ def test_json_messages_carry_their_version_and_ignore_unknown_fields(message: Me
         type(message).decode(json.dumps({**document, "v": 2}).encode())
 
 
-@given(st.binary(max_size=300), st.sampled_from(MESSAGES))
+@given(st.binary(max_size=300), st.sampled_from(ALL))
 def test_any_bytes_give_a_message_or_rejected(payload: bytes, kind: type[Message]) -> None:
     try:
         message = kind.decode(payload)

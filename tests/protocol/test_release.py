@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ def manifest_bytes(classifier_release: Path) -> bytes:
 
 
 def test_parse_and_encode_are_inverse(manifest_bytes: bytes) -> None:
-    assert Manifest.parse(manifest_bytes).encode() == manifest_bytes
+    manifest = Manifest.parse(manifest_bytes)
+    assert Manifest.parse(manifest.encode()) == manifest
 
 
 def test_the_model_must_be_the_manifests(manifest_bytes: bytes, classifier_release: Path) -> None:
@@ -60,3 +62,32 @@ def test_a_golden_input_is_bounded(manifest_bytes: bytes, shape: list[int]) -> N
     document["golden"]["shape"] = shape
     with pytest.raises(Rejected, match=r"manifest: golden\.shape"):
         Manifest.parse(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("needed", "agent", "is_enough"),
+    [("0", "0.1.0", True), ("0.1", "0.1.0", True), ("0.10", "0.9.9", False), ("1.2.3", "1.2.4.dev1", True), ("1", "1.0rc1", True), ("1", "?", False)],
+)
+def test_an_old_agent_is_told(manifest_bytes: bytes, needed: str, agent: str, is_enough: bool) -> None:
+    manifest = Manifest.parse(json.dumps({**json.loads(manifest_bytes), "minimum_agent": needed}).encode())
+    if is_enough:
+        manifest.check_agent(agent)
+    else:
+        with pytest.raises(Rejected) as caught:
+            manifest.check_agent(agent)
+        assert caught.value.reason is Reason.AGENT_TOO_OLD
+
+
+def test_an_expired_release_is_refused_and_a_clock_in_1970_cannot_tell(manifest_bytes: bytes) -> None:
+    manifest = Manifest.parse(json.dumps({**json.loads(manifest_bytes), "expires": "2030-01-01T00:00:00Z"}).encode())
+    manifest.check_date(datetime(2029, 12, 31, tzinfo=UTC))
+    manifest.check_date(datetime(1970, 1, 1, tzinfo=UTC))
+    with pytest.raises(Rejected) as caught:
+        manifest.check_date(datetime(2030, 1, 1, tzinfo=UTC))
+    assert caught.value.reason is Reason.EXPIRED
+
+
+@pytest.mark.parametrize("chunks", [["ab"], ["ab" * 32] * 3, ["ab" * 32] * 50])
+def test_the_chunks_must_make_the_model(manifest_bytes: bytes, chunks: list[str]) -> None:
+    with pytest.raises(Rejected, match="manifest: "):
+        Manifest.parse(json.dumps({**json.loads(manifest_bytes), "chunks": chunks}).encode())

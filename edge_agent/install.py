@@ -1,0 +1,222 @@
+"""Does what the update machine asks: writes its state down, then acts, and tells it what came of that. Knows no camera and no broker."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from edge_agent import check, update
+from edge_agent.check import Owner
+from edge_agent.disk import in_thread
+from edge_agent.gate import Gate, judge
+from edge_agent.slots import Part, Slots
+from edge_agent.update_state import Accepted, Action, Asked, Done, Event, Failed, Refused, Started, State, Target, Withdrawn
+from protocol.errors import DeviceError, Reason, Rejected
+from protocol.release import Manifest
+from protocol.rollouts import Desired, Kind, Trial
+
+log = logging.getLogger(__name__)
+
+QUARTER = 25
+"""Progress is reported in steps of so many per cent."""
+CONNECTED_S = 600.0
+"""So long after a trial the broker may stay away before that, too, is the new model's failure."""
+
+Fetch = Callable[[Manifest, Part, Callable[[int], None]], Awaitable[None]]
+"""Gets the missing chunks of a model into a part file, telling how many are missing."""
+
+
+class Host(Protocol):
+    """Where a model is tried: a camera, or a simulated one. A failed model raises Rejected or DeviceError."""
+
+    async def test(self, kind: Kind, folder: Path) -> None:
+        """Golden answers, and latency beside the old model's, where a crash does no harm."""
+
+    async def shadow(self, kind: Kind, folder: Path) -> Trial:
+        """What the old model's frames took, then what the new one makes of the same faces while the old one decides."""
+
+    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:
+        """The new model decides, for the time of a trial: its figures beside those of before."""
+
+    async def settle(self) -> None:
+        """The old model is not needed any more."""
+
+    async def restore(self) -> None:
+        """The old model decides again."""
+
+
+class Installer:
+    """The update of one camera, from what is desired to what is committed. All methods belong to the event loop."""
+
+    def __init__(
+        self, slots: Slots, state: State, owner: Owner, gate: Gate, host: Host, fetch: Fetch, connected: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`state` is what `slots` loaded; `connected` returns when the broker is there."""
+        self.state = state
+        self.percent: int | None = None
+        """How much of a model is here, while it is being fetched."""
+        self.changed = asyncio.Event()
+        """Set when there is something new to report."""
+        self._slots = slots
+        self._owner = owner
+        self._gate = gate
+        self._host = host
+        self._fetch = fetch
+        self._connected = connected
+        self._inbox: asyncio.Queue[Desired] = asyncio.Queue(maxsize=1)
+        self._desired = Desired()
+
+    def ask(self, desired: Desired) -> None:
+        """Takes a desired state over, in place of one that still waits. The same one again is answered again, and changes nothing."""
+        if self._inbox.full():
+            self._inbox.get_nowait()
+        self._inbox.put_nowait(desired)
+
+    async def run(self) -> None:
+        """Goes on where the journal stands, and follows what is desired, until cancelled."""
+        doing = self._begin(await self._take(Started()))
+        asking = asyncio.create_task(self._inbox.get())
+        try:
+            while True:
+                await asyncio.wait({asking} if doing is None else {doing, asking}, return_when=asyncio.FIRST_COMPLETED)
+                if doing is not None and doing.done():
+                    event = doing.result()
+                    doing = None if event is None else self._begin(await self._take(event))
+                if asking.done():
+                    desired, asking = asking.result(), asyncio.create_task(self._inbox.get())
+                    if self.state.asked != _name(desired):
+                        await _end(doing)
+                        doing = self._begin(await self._ask(desired))
+                    else:
+                        self.changed.set()
+        finally:
+            await _end(asking)
+            await _end(doing)
+
+    async def _ask(self, desired: Desired) -> tuple[Action, ...]:
+        """Turns to another desired state; a trial is rolled back first."""
+        self._desired = desired
+        if not desired.manifest:
+            return await self._take(Withdrawn(_name(desired), desired.rollout, desired.attempt))
+        if self.state.is_trying:
+            for action in await self._take(Withdrawn()):
+                await self._do(action)
+        return await self._take(Asked(_name(desired), desired.rollout, desired.attempt, desired.hold))
+
+    async def _take(self, event: Event) -> tuple[Action, ...]:
+        """Steps the machine and writes its state down; what is to be done is returned after that."""
+        before = self.state
+        step = update.step(before, event)
+        if step.state is before:
+            return step.actions
+        try:
+            await in_thread(self._slots.save, step.state)
+        except OSError as error:
+            log.error("the journal of updates cannot be written: %s", error)  # noqa: TRY400
+            failed = Failed(Reason.DISK_FAILED, str(error))
+            step = update.step(before if Failed in update.TRANSITIONS[before.state] else step.state, failed)
+        self._tell(before, step.state)
+        self.state, self.percent = step.state, None
+        self.changed.set()
+        return step.actions
+
+    def _tell(self, before: State, after: State) -> None:
+        target = after.target
+        what = f" ({target.kind} {target.name} {target.version})" if target else ""
+        level = logging.WARNING if after.reason else logging.INFO
+        log.log(level, "update: %s -> %s%s%s", before.state, after.state, what, f": {after.reason}, {after.detail}" if after.reason else "")
+
+    def _begin(self, actions: tuple[Action, ...]) -> asyncio.Task[Event | None] | None:
+        return asyncio.create_task(self._do(actions[0])) if actions else None
+
+    async def _do(self, action: Action) -> Event | None:
+        """What came of an action."""
+        try:
+            return await self._act(action)
+        except Rejected as error:
+            return Failed(error.reason, error.detail)
+        except DeviceError as error:
+            return Failed(Reason.CRASHED, str(error))
+        except OSError as error:
+            return Failed(Reason.DISK_FAILED, str(error))
+        except Exception as error:  # a model that breaks in a way of its own must not take the camera along
+            log.exception("update: %s failed", action)
+            return Failed(Reason.CRASHED, f"{type(error).__name__}: {error}")
+
+    async def _act(self, action: Action) -> Event | None:
+        if action is Action.CHECK:
+            return await self._check(datetime.now(UTC))
+        if action in (Action.SETTLE, Action.RESTORE):
+            await (self._host.settle() if action is Action.SETTLE else self._host.restore())
+            return None
+        target, slot = self.state.target, self.state.slot
+        if target is None or slot is None:
+            raise Rejected(Reason.BAD_RELEASE, "the journal names no release")
+        data = base64.b64decode(target.manifest)
+        manifest, folder = Manifest.parse(data), self._slots.folder(target.kind, slot)
+        match action:
+            case Action.FETCH:
+                part = await in_thread(self._slots.part, manifest, slot)
+                await self._fetch(manifest, part, lambda missing: self._progress(missing, len(manifest.chunks)))
+                return Done()
+            case Action.VERIFY:
+                await in_thread(self._slots.prove, manifest, data, slot)
+                return Done()
+            case Action.TEST:
+                await self._host.test(target.kind, folder)
+                return Done()
+            case Action.SHADOW:
+                return self._judged(await self._host.shadow(target.kind, folder))
+            case Action.TRY:
+                event = self._judged(await self._host.attempt(target.kind, folder, self.state.trial))
+                return await self._once_connected(event)
+        return None
+
+    async def _check(self, now: datetime) -> Event:
+        target: Target | None = None
+        try:
+            manifest = check.read(self._desired, self._owner, now)
+            target = check.target_of(manifest, self._desired)
+            check.allow(manifest, self._owner, now)
+        except Rejected as error:
+            return Refused(error.reason, error.detail, target)
+        return Accepted(target, await in_thread(self._slots.has, manifest, update.spare(self.state, manifest.kind)))
+
+    def _judged(self, trial: Trial) -> Event:
+        try:
+            judge(trial, self._gate)
+        except Rejected as error:
+            return Failed(error.reason, error.detail, trial)
+        return Done(trial)
+
+    async def _once_connected(self, event: Event) -> Event:
+        """A trial counts once the broker has been reached in it: a model that starves the link must not stay."""
+        if isinstance(event, Done):
+            try:
+                async with asyncio.timeout(CONNECTED_S):
+                    await self._connected()
+            except TimeoutError:
+                return Failed(Reason.NOT_CONNECTED, f"no connection to the broker in {CONNECTED_S:.0f} s", event.trial)
+        return event
+
+    def _progress(self, missing: int, chunks: int) -> None:
+        percent = round(100 * (chunks - missing) / chunks)
+        if self.percent is None or percent // QUARTER != self.percent // QUARTER:
+            self.changed.set()
+        self.percent = percent
+
+
+async def _end(task: asyncio.Task[Any] | None) -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _name(desired: Desired) -> str:
+    return hashlib.sha256(desired.encode()).hexdigest()

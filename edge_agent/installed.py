@@ -1,0 +1,74 @@
+"""What a camera starts with: the models that were installed, or those that the settings name or the package brings along."""
+
+import logging
+from pathlib import Path
+
+from edge_agent import update
+from edge_agent.load import Eyes, shipped, with_release
+from edge_agent.settings import Settings
+from edge_agent.slots import Slots
+from edge_agent.update_state import Lost, Release, State
+from protocol.errors import DeviceError, Reason, Rejected
+from protocol.messages import Model
+from protocol.release import MODEL_FILE
+from protocol.rollouts import Kind
+
+log = logging.getLogger(__name__)
+
+KINDS: tuple[Kind, ...] = ("classifier", "detector")
+
+
+def pinned(settings: Settings) -> frozenset[Kind]:
+    """The kinds whose model the settings name: those are not updated."""
+    named: dict[Kind, bool] = {"classifier": settings.classify.release is not None, "detector": settings.detect.model != "shipped"}
+    return frozenset(kind for kind, is_named in named.items() if is_named)
+
+
+def slots_of(settings: Settings, eyes: Eyes) -> Slots:
+    """Where this camera keeps its models; `eyes` are those that the settings ask for."""
+    address = settings.address
+    folder = settings.state_dir.expanduser() / "models" / f"{address.base}-{address.site}-{address.camera}"
+    fixed = pinned(settings)
+    files: dict[Kind, Path | None] = {kind: None if kind in fixed else shipped(kind) / MODEL_FILE for kind in KINDS}
+    return Slots(folder, {kind: (_release(_model(eyes, kind)), files[kind]) for kind in KINDS})
+
+
+def recall(settings: Settings, eyes: Eyes, slots: Slots) -> tuple[Eyes, State, dict[Kind, Path]]:
+    """The eyes with the models that were installed, the state of updates, and the release folder of each model.
+
+    A model that cannot be loaded any more is given up for the one in `eyes`: a camera always sees.
+    """
+    state = before = slots.load()
+    folders = {kind: shipped(kind) for kind in KINDS}
+    for kind in KINDS:
+        release = state.installed(kind)
+        try:
+            if release.slot is not None and kind not in pinned(settings):
+                folder = slots.folder(kind, release.slot)
+                eyes, folders[kind] = _with(eyes, kind, release, folder, settings), folder
+            elif release.digest != slots.shipped(kind).digest:  # another package, or other settings
+                state = update.step(state, Lost(kind, slots.shipped(kind))).state
+        except (Rejected, DeviceError) as error:
+            log.error("the installed %s is lost, the one that ships sees instead: %s", kind, error)  # noqa: TRY400
+            state = update.step(state, Lost(kind, slots.shipped(kind))).state
+    if state != before:
+        try:
+            slots.save(state)
+        except OSError as error:
+            log.error("the journal of updates cannot be written: %s", error)  # noqa: TRY400
+    return eyes, state, folders
+
+
+def _with(eyes: Eyes, kind: Kind, release: Release, folder: Path, settings: Settings) -> Eyes:
+    found = with_release(eyes, kind, folder, settings)
+    if _model(found, kind).digest != release.digest:
+        raise Rejected(Reason.WRONG_DIGEST, f"{folder}: not the release that was installed")
+    return found
+
+
+def _model(eyes: Eyes, kind: Kind) -> Model:
+    return eyes.classifier if kind == "classifier" else eyes.detector
+
+
+def _release(model: Model) -> Release:
+    return Release(digest=model.digest, name=model.name, version=model.version)

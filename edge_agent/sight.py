@@ -1,0 +1,181 @@
+"""The eyes in use, and how a model in them is exchanged while the camera runs: the installer's host on a real camera."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_agent.capture import CaptureState
+from edge_agent.load import Eyes, with_release
+from edge_agent.pipeline import Pipeline, Seen
+from edge_agent.scene import Frame
+from edge_agent.selftest import prove
+from edge_agent.settings import Settings
+from edge_agent.shadow import Look, Shadow, guarded, p95_ms
+from protocol.errors import DeviceError, Reason, Rejected
+from protocol.rollouts import Kind, Trial
+
+log = logging.getLogger(__name__)
+
+BASELINE_S = 5.0
+LOOK_S = 0.1
+MIN_FRAMES = 10
+"""Fewer frames than this say nothing."""
+NO_FRAMES_S = 120.0
+"""So long it is waited for frames, where the camera or detection is off."""
+HUNG_S = 5.0
+"""A frame that takes longer than this takes for ever."""
+
+
+@dataclass(frozen=True)
+class _Count:
+    """Figures of the camera, at one moment."""
+
+    time_s: float
+    captured: int
+    processed: int
+
+
+class Sight:
+    """What the worker thread sees through. `see` is the worker's; all else belongs to the event loop."""
+
+    def __init__(self, settings: Settings, eyes: Eyes, pipeline: Pipeline, capture: Callable[[], CaptureState], folders: dict[Kind, Path]) -> None:
+        """`folders` are the releases that the models in use came from."""
+        self.eyes = eyes
+        """Those that decide, at the latest from the next frame on."""
+        self._settings = settings
+        self._pipeline = pipeline
+        self._capture = capture
+        self._folders = folders
+        self._tried: tuple[Kind, Path, Eyes] | None = None
+        self._old: Eyes | None = None
+        """Kept while a new model is on trial."""
+        self._used = eyes
+        self._shadow: Shadow | None = None
+        self._failure: Rejected | None = None
+        self._looks: list[Look] | None = None
+        self._frames = 0
+        self._busy_s: float | None = None
+
+    def see(self, frame: Frame) -> Seen:
+        """What a frame shows. A model on trial that fails is gone before the frame is over, and the old one sees it instead."""
+        self._busy_s = time.monotonic()
+        seen = self._see(frame)
+        self._frames += 1
+        looks = self._looks
+        if looks is not None:
+            looks.append(Look.of(seen))
+        shadow = self._shadow
+        if shadow is not None and self._failure is None:
+            try:
+                shadow.see(frame, seen)
+            except Exception as error:  # whatever a model that is not in use dies of
+                self._failure = _failure(error)
+        self._busy_s = None
+        return seen
+
+    def _see(self, frame: Frame) -> Seen:
+        self._exchange()
+        old = self._old
+        if old is None:
+            return self._pipeline(frame)
+        try:
+            return self._pipeline(frame)
+        except Exception as error:  # as above, of a model on trial
+            self._failure = _failure(error)
+            self.eyes = old
+            self._exchange()
+            return self._pipeline(frame)
+
+    def _exchange(self) -> None:
+        eyes = self.eyes
+        if eyes is not self._used:
+            self._pipeline.change(eyes.detect, eyes.classify)
+            self._used = eyes
+
+    async def test(self, kind: Kind, folder: Path) -> None:
+        """Golden answers and latency, in a child process."""
+        await prove(kind, folder, self._folders[kind])
+
+    async def shadow(self, kind: Kind, folder: Path) -> Trial:
+        """The old model alone, for its frame rate, then both on the same faces; returns what that took and showed."""
+        new = await asyncio.to_thread(with_release, self.eyes, kind, folder, self._settings)
+        before = await self._watch(BASELINE_S)
+        self._failure, self._shadow = None, Shadow(kind, guarded(new))
+        try:
+            shadow = self._shadow
+            await self._watch(self._settings.updates.shadow_s)
+        finally:
+            self._shadow = None
+        return shadow.figures().model_copy(update={"fps_before": before.fps, "fps_capture_before": before.fps_capture})
+
+    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:
+        """The new model decides, and is watched; figures from before the trial are put beside its own."""
+        new = await asyncio.to_thread(with_release, self.eyes, kind, folder, self._settings)
+        self._failure, self._tried = None, (kind, folder, new)
+        self._old, self.eyes = self.eyes, guarded(new)
+        found = await self._watch(self._settings.updates.trial_s)
+        if before is None:
+            return found
+        known = before.model_dump(include={"faces", "disagreed", "fps_before", "fps_capture_before", "latency_p95_before_ms"})
+        return found.model_copy(update=known)
+
+    async def settle(self) -> None:
+        """The model on trial stays; the old one goes."""
+        if self._tried is not None:
+            kind, folder, self.eyes = self._tried
+            self._folders[kind] = folder
+        self._old = self._tried = None
+
+    async def restore(self) -> None:
+        """The old model decides again, from the next frame on. A worker that hangs in the new one is ended with the whole agent."""
+        if self._old is not None:
+            self.eyes, self._old, self._tried = self._old, None, None
+        await asyncio.sleep(LOOK_S)
+        if self._is_hung:
+            log.critical("a frame hangs in a model that was rolled back: only a restart ends that")
+            os._exit(1)
+
+    @property
+    def _is_hung(self) -> bool:
+        busy_s = self._busy_s
+        return busy_s is not None and time.monotonic() - busy_s > HUNG_S
+
+    async def _watch(self, seconds: float) -> Trial:
+        """The figures of some time, and of at least some frames; raises Rejected when the model being tried fails meanwhile, or none come."""
+        start = self._count()
+        looks: list[Look] = []
+        self._looks = looks
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._failure is not None:
+                raise self._failure
+            if self._is_hung:
+                raise Rejected(Reason.TIMED_OUT, f"a frame takes more than {HUNG_S:.0f} s")
+            now = self._count()
+            passed_s, processed = now.time_s - start.time_s, now.processed - start.processed
+            if passed_s >= seconds and processed >= MIN_FRAMES:
+                self._looks = None
+                break
+            if passed_s >= max(seconds, NO_FRAMES_S):
+                raise Rejected(Reason.NO_FRAMES, f"only {processed} frames were seen in {passed_s:.0f} s: is the camera on, and detection?")
+        return Trial(
+            frames=processed,
+            faces=0,
+            disagreed=0,
+            fps=round(processed / passed_s, 2),
+            fps_capture=round((now.captured - start.captured) / passed_s, 2),
+            latency_p95_ms=p95_ms(looks),
+        )
+
+    def _count(self) -> _Count:
+        return _Count(time.monotonic(), self._capture().frames, self._frames)
+
+
+def _failure(error: Exception) -> Rejected:
+    if isinstance(error, Rejected):
+        return error
+    return Rejected(Reason.CRASHED, str(error) if isinstance(error, DeviceError) else f"{type(error).__name__}: {error}")

@@ -1,0 +1,144 @@
+"""Who says that a release is good: Ed25519 signatures (RFC 8032) over the manifest's bytes, and keys that vouch for others.
+
+Keys are rotated by a statement: a key that cameras trust signs that another may be trusted too. Statements travel with
+the signature, so a camera keeps nothing and forgets nothing.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from protocol.errors import Reason, Rejected, one_line
+
+MAX_STATEMENTS = 4
+STATEMENT_PREFIX = b"maskfleet key statement\n"
+"""Stands before what a statement signs, so that no statement can pass for a manifest."""
+
+KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""The first digits of the SHA-256 of a public key."""
+Key64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+"""A public key: its 32 bytes in base64."""
+Signature64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+
+TrustedKeys = Mapping[str, Ed25519PublicKey]
+"""Key id -> public key."""
+
+
+class _Signed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class Statement(_Signed):
+    """A trusted key says that another key may be trusted too."""
+
+    v: Literal[1] = 1
+    public_key: Key64
+    expires: AwareDatetime | None = None
+    key: KeyId
+    """The key that signed this."""
+    signature: Signature64
+
+    @classmethod
+    def make(cls, public_key: str, expires: datetime | None, signer: Ed25519PrivateKey) -> Self:
+        """`signer` vouches for a public key."""
+        signature = _sign(_stated(public_key, expires), signer)
+        return cls(public_key=public_key, expires=expires, key=key_id(signer.public_key()), signature=signature)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """The statement in a file; raises Rejected."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise Rejected(Reason.BAD_SIGNATURE, f"key statement: {one_line(error)}") from None
+
+
+class Signature(_Signed):
+    """`manifest.sig`: the signature over the manifest's bytes, by which key, and who vouches for that key."""
+
+    v: Literal[1] = 1
+    key: KeyId
+    signature: Signature64
+    statements: Annotated[tuple[Statement, ...], Field(max_length=MAX_STATEMENTS)] = ()
+
+    @classmethod
+    def make(cls, manifest: bytes, signer: Ed25519PrivateKey, statements: tuple[Statement, ...] = ()) -> Self:
+        """The signature over a manifest file."""
+        return cls(key=key_id(signer.public_key()), signature=_sign(manifest, signer), statements=statements)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """The signature in a file; raises Rejected."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise Rejected(Reason.BAD_SIGNATURE, f"signature: {one_line(error)}") from None
+
+    def encode(self) -> bytes:
+        """The signature as a file."""
+        return (self.model_dump_json(exclude_none=True) + "\n").encode()
+
+    def check(self, manifest: bytes, trusted: TrustedKeys, now: datetime) -> None:
+        """Raises Rejected unless a key that is trusted, or that one vouches for, signed exactly these bytes."""
+        keys = _with_vouched(trusted, self.statements, now)
+        if self.key not in keys:
+            raise Rejected(Reason.UNKNOWN_KEY, f"the release is signed by key {self.key}, which is not trusted here")
+        _verify(manifest, self.signature, keys[self.key], "the manifest")
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """What a public key is called: the first 16 hex digits of its SHA-256."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+
+
+def public_text(key: Ed25519PublicKey) -> str:
+    """A public key in base64, as settings hold it."""
+    return base64.b64encode(key.public_bytes_raw()).decode()
+
+
+def trusted_keys(texts: Iterable[str]) -> dict[str, Ed25519PublicKey]:
+    """The public keys in these base64 texts, by their ids; raises Rejected."""
+    keys = [_public_key(text) for text in texts]
+    return {key_id(key): key for key in keys}
+
+
+def _with_vouched(trusted: TrustedKeys, statements: tuple[Statement, ...], now: datetime) -> TrustedKeys:
+    """The trusted keys, and those that they vouch for, in the order of the statements: one may vouch for the next.
+
+    An unknown signer of a statement, or an old one, adds nothing; a signature that does not fit raises Rejected.
+    """
+    keys = dict(trusted)
+    for statement in statements:
+        if statement.key in keys and (statement.expires is None or now < statement.expires):
+            _verify(_stated(statement.public_key, statement.expires), statement.signature, keys[statement.key], "a key statement")
+            keys |= trusted_keys((statement.public_key,))
+    return keys
+
+
+def _stated(public_key: str, expires: datetime | None) -> bytes:
+    return STATEMENT_PREFIX + f"{public_key}\n{expires.astimezone(UTC).isoformat() if expires else 'for ever'}\n".encode()
+
+
+def _public_key(text: str) -> Ed25519PublicKey:
+    try:
+        return Ed25519PublicKey.from_public_bytes(base64.b64decode(text.strip(), validate=True))
+    except (binascii.Error, ValueError):
+        raise Rejected(Reason.BAD_SETTING, f"public key {text.strip()[:60]!r}: expected the 32 bytes of an Ed25519 key in base64") from None
+
+
+def _sign(data: bytes, signer: Ed25519PrivateKey) -> str:
+    return base64.b64encode(signer.sign(data)).decode()
+
+
+def _verify(data: bytes, signature: str, key: Ed25519PublicKey, what: str) -> None:
+    try:
+        key.verify(base64.b64decode(signature), data)
+    except (InvalidSignature, ValueError):  # the second: a signature whose last digit is no canonical base64
+        raise Rejected(Reason.BAD_SIGNATURE, f"the signature does not fit {what}") from None

@@ -1,0 +1,150 @@
+"""mosquitto as compose/mosquitto-tls.conf and mosquitto.acl set it up: who may write what, and a rollout under these rules."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiomqtt
+import pytest
+from certificates import Authority
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rig import MOSQUITTO, ROOT, Mosquitto, missing
+
+from compose.simulated import Camera
+from compose.throwaway import shipped, sign_release
+from protocol.link import Broker, Link
+from protocol.rollouts import RolloutState
+from protocol.signature import public_text, trusted_keys
+from protocol.topics import Address
+from trainer.order import order
+from trainer.shelf import Shelf
+from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
+
+CAMERAS = ("door-1", "door-2", "door-3")
+USERS = (*CAMERAS, "coordinator", "admin", "operator")
+OWN = ("status", "birth", "health", "telemetry", "alert", "incident", "no_mask", "command/ack", "model/reported")
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    own = Authority(folder)
+    for name in ("broker", *USERS):
+        own.vouch(name)
+    return own
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, authority: Authority) -> Iterator[Mosquitto]:
+    """mosquitto with the project's own files; only the port and the folders are the test's."""
+    if MOSQUITTO is None:
+        missing("mosquitto")
+    acl = tmp_path / "mosquitto.acl"
+    acl.write_text((ROOT / "compose" / "mosquitto.acl").read_text())
+    acl.chmod(0o600)
+    text = (ROOT / "compose" / "mosquitto-tls.conf").read_text()
+    text = text.replace("/mosquitto/certs", str(authority.folder)).replace("/mosquitto/config/mosquitto.acl", str(acl))
+    text = text.replace("/mosquitto/data/", f"{tmp_path}/")
+    lines = [line for line in text.splitlines() if not line.startswith(("listener", "max_queued_messages"))]
+    broker = Mosquitto(tmp_path, tuple(lines))
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def as_user(broker: Mosquitto, authority: Authority, name: str) -> Broker:
+    folder = authority.folder
+    return Broker("127.0.0.1", broker.port, is_tls=True, ca_file=folder / "ca.crt", cert_file=folder / f"{name}.crt", key_file=folder / f"{name}.key")
+
+
+def client(broker: Mosquitto, authority: Authority, name: str) -> aiomqtt.Client:
+    return aiomqtt.Client("127.0.0.1", broker.port, tls_context=as_user(broker, authority, name).tls_context())
+
+
+async def heard_by(broker: Mosquitto, authority: Authority, listener: str, topic: str, speaker: str, *topics: str) -> set[str]:
+    """Which of the topics that somebody writes to arrive at somebody else."""
+    got: set[str] = set()
+    async with client(broker, authority, listener) as ear, client(broker, authority, speaker) as mouth:
+        await ear.subscribe(topic, qos=1)
+        for one in topics:
+            await mouth.publish(one, b"x", qos=1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                async for message in ear.messages:
+                    got.add(message.topic.value)
+    return got
+
+
+async def test_a_camera_writes_its_own_topics_and_no_others(guarded, authority) -> None:
+    own = {f"maskfleet/camera/lobby/door-1/{leaf}" for leaf in OWN}
+    others = {f"maskfleet/camera/lobby/door-2/{leaf}" for leaf in (*OWN, "command", "model/desired")}
+    orders = {"maskfleet/camera/lobby/door-1/model/desired", "maskfleet/camera/lobby/door-1/command", "maskfleet/rollout/command"}
+    orders |= {"maskfleet/rollout/r1/state", "maskfleet/coordinator/status", "maskfleet/report"}
+    assert await heard_by(guarded, authority, "admin", "maskfleet/#", "door-1", *own, *others, *orders) == own
+
+
+async def test_nobody_but_the_coordinator_says_what_a_camera_should_run(guarded, authority) -> None:
+    desired = "maskfleet/camera/lobby/door-1/model/desired"
+    for user in set(USERS) - {"coordinator"}:
+        assert await heard_by(guarded, authority, "door-1", desired, user, desired) == set()
+    assert await heard_by(guarded, authority, "door-1", desired, "coordinator", desired) == {desired}
+
+
+async def test_a_camera_hears_nothing_of_the_others(guarded, authority) -> None:
+    topics = ("maskfleet/camera/lobby/door-2/alert", "maskfleet/camera/lobby/door-2/model/reported")
+    assert await heard_by(guarded, authority, "door-1", "maskfleet/#", "door-2", *topics) == set()
+    assert await heard_by(guarded, authority, "operator", "maskfleet/#", "door-2", *topics) == set(topics)
+
+
+async def test_chunks_come_from_the_coordinator_only(guarded, authority) -> None:
+    chunk = f"maskfleet-release/{'a' * 32}/chunk/0"
+    assert await heard_by(guarded, authority, "door-1", chunk, "door-2", chunk) == set()
+    assert await heard_by(guarded, authority, "door-1", chunk, "coordinator", chunk) == {chunk}
+
+
+async def test_without_a_certificate_of_the_authority_nobody_is_let_in(guarded, authority, tmp_path) -> None:
+    with pytest.raises(aiomqtt.MqttError):
+        async with aiomqtt.Client("127.0.0.1", guarded.port, timeout=5):
+            pass
+    nobody = ssl.create_default_context(cafile=authority.folder / "ca.crt")
+    stranger = ssl.create_default_context(cafile=authority.folder / "ca.crt")
+    other = tmp_path / "other"
+    other.mkdir()
+    stranger.load_cert_chain(*Authority(other).vouch("door-1"))
+    for context in (nobody, stranger):
+        with pytest.raises(aiomqtt.MqttError):
+            async with aiomqtt.Client("127.0.0.1", guarded.port, tls_context=context, timeout=5) as own:
+                await own.subscribe("maskfleet/#")  # TLS 1.3 tells the client only now
+
+
+async def test_a_rollout_works_under_these_rules(guarded, authority, tmp_path) -> None:
+    key = Ed25519PrivateKey.generate()
+    keys = trusted_keys([public_text(key.public_key())])
+    manifest, _ = shipped()
+    release = sign_release(tmp_path / "release", manifest, b"model" * 20_000, "2", 3, key)
+    shipment = Shelf(tmp_path / "coordinator" / SHELF_FOLDER, keys).put(release)
+    settings = WatchSettings(as_user(guarded, authority, "coordinator"), "maskfleet", tmp_path / "coordinator", keys, tick_s=0.1)
+    fleet = [Camera(as_user(guarded, authority, name), Address("maskfleet", "lobby", name), tmp_path / name, keys) for name in CAMERAS]
+    stop = asyncio.Event()
+    coordinator = Coordinator(settings)
+    tasks = [asyncio.create_task(coordinator.run(stop)), *(asyncio.create_task(camera.run()) for camera in fleet)]
+    try:
+        async with asyncio.timeout(120), Link(as_user(guarded, authority, "admin"), "admin") as link:
+            await link.wait_online()
+            while coordinator.online < len(CAMERAS):
+                await asyncio.sleep(0.1)
+            async with link.receive("maskfleet", RolloutState) as states:
+                await order(link, "maskfleet", "start", release=shipment.name, soak_s=0.1, answer_s=60)
+                async for _, state, _ in states:
+                    if state.phase in ("done", "paused"):
+                        break
+        assert (state.phase, state.committed) == ("done", 3), state
+    finally:
+        stop.set()
+        await tasks[0]
+        for task in tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*tasks[1:], return_exceptions=True)

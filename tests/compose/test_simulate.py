@@ -1,0 +1,57 @@
+"""A simulated fleet under each fault: no camera ends on a bad model, and a good one arrives."""
+
+import subprocess
+
+import pytest
+from brokers import CAMERAS, simulate
+
+EXPECTED = {
+    ("--model", "nan"): "not_a_number",
+    ("--model", "crash"): "crashed",
+    ("--model", "wrong"): "wrong_golden",
+    ("--release", "signature"): "unknown_key",
+    ("--release", "counter"): "old_counter",
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), EXPECTED.items(), ids=[f"{fault[1]}" for fault in EXPECTED])
+def test_no_camera_ends_on_a_bad_release(mosquitto, fault: tuple[str, str], reason: str) -> None:
+    figures = simulate(mosquitto.url, *fault, cameras=20)
+    assert figures["phase"] == "paused", figures
+    assert reason in figures["reason"]
+    assert figures["committed"] == figures["on_new_model"] == 0
+
+
+def test_chunks_that_are_cut_short_never_become_a_model(mosquitto) -> None:
+    figures = simulate(mosquitto.url, "--release", "truncated", "--answer-s", 5)
+    assert figures["phase"] == "paused", figures
+    assert "no_answer" in figures["reason"]
+    assert figures["on_new_model"] == 0
+
+
+def test_agents_that_die_in_the_middle_go_on_where_they_were(mosquitto) -> None:
+    figures = simulate(mosquitto.url, "--crash", 0.1, "--answer-s", 60, cameras=20)
+    assert figures["phase"] in ("done", "paused")
+    assert figures["on_new_model"] == figures["committed"], figures
+
+
+def test_slow_links_and_a_wrong_clock_only_take_longer(mosquitto) -> None:
+    figures = simulate(mosquitto.url, "--link-kib-s", 40, "--clock-off-s", -1.7e9)
+    assert figures["phase"] == "done", figures
+    assert figures["on_new_model"] == CAMERAS
+
+
+def test_two_cameras_of_one_name_stop_a_rollout(mosquitto) -> None:
+    figures = simulate(mosquitto.url, "--waves", "100%", "--duplicates", 3, "--answer-s", 60)
+    assert figures["phase"] == "paused", figures
+
+
+def test_nothing_is_left_on_the_broker(mosquitto) -> None:
+    simulate(mosquitto.url)
+    assert not retained(mosquitto.port)
+
+
+def retained(port: int) -> list[str]:
+    """Topics that the broker keeps."""
+    done = subprocess.run(["mosquitto_sub", "-p", str(port), "-t", "#", "-v", "-W", "1"], capture_output=True, text=True, check=False)
+    return [line for line in done.stdout.splitlines() if not line.startswith("$SYS")]

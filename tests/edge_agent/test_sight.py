@@ -1,0 +1,160 @@
+"""Models exchanged under a running camera: real networks, real pictures of the demo scene, a worker thread of their own."""
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import made_models
+import pytest
+from made_releases import Made, shipped
+
+from edge_agent import sight as sight_module
+from edge_agent.capture import CaptureState
+from edge_agent.demo_scene import DemoScene
+from edge_agent.gate import Gate, judge
+from edge_agent.load import load_eyes, load_pipeline
+from edge_agent.pipeline import Seen
+from edge_agent.scene import Face, Frame, Reading
+from edge_agent.settings import Settings, UpdateSettings
+from edge_agent.sight import Sight
+from protocol.errors import Reason, Rejected
+from protocol.rollouts import Kind
+
+SETTINGS = Settings(updates=UpdateSettings(shadow_s=2, trial_s=1))
+
+
+class Worker:
+    """Shows frames of the demo scene to a sight, one after the other, as the agent's worker does."""
+
+    def __init__(self) -> None:
+        self.eyes = load_eyes(SETTINGS)
+        pipeline = load_pipeline(SETTINGS, self.eyes)
+        self.frames = 0
+        self.seen: list[Seen] = []
+        self.sight = Sight(SETTINGS, self.eyes, pipeline, self.capture, {kind: shipped(kind) for kind in ("classifier", "detector")})
+        self.is_paused = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def capture(self) -> CaptureState:
+        return CaptureState("ok", "", "", 0.0, 0, self.frames, 0, has_ended=False)
+
+    def _run(self) -> None:
+        scene, start_s = DemoScene(), time.monotonic()
+        while not self._stop.is_set():
+            if self.is_paused:
+                time.sleep(0.01)
+                continue
+            now_s = time.monotonic()
+            self.frames += 1
+            self.seen.append(self.sight.see(Frame(scene.at(self.frames / 15), now_s - start_s, now_s)))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    monkeypatch.setattr(sight_module, "BASELINE_S", 0.5)
+    own = Worker()
+    with own.running():
+        yield own
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+async def test_the_same_network_agrees_with_itself_and_stays(worker: Worker, tmp_path: Path, kind: Kind) -> None:
+    folder = Made(kind, "2", 1).write(tmp_path / "new")
+    before = await worker.sight.shadow(kind, folder)
+    assert before.faces > 0
+    assert before.disagreed == 0
+    assert worker.sight.eyes is worker.eyes
+    assert before.latency_p95_ms > 0
+    trial = await worker.sight.attempt(kind, folder, before)
+    assert trial.fps_before == before.fps_before
+    assert trial.fps > 0
+    await worker.sight.settle()
+    eyes = worker.sight.eyes
+    assert (eyes.classifier if kind == "classifier" else eyes.detector).version == "2"
+    frames = worker.frames
+    while worker.frames < frames + 3:
+        time.sleep(0.01)
+    assert worker.sight._used is eyes
+
+
+@pytest.mark.parametrize(("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)])
+async def test_a_model_that_fails_in_the_shadow_never_decides(
+    worker: Worker, tmp_path: Path, change: Callable[[bytes], bytes], reason: Reason
+) -> None:
+    with pytest.raises(Rejected) as caught:
+        await worker.sight.shadow("classifier", Made("classifier", "2", 1, change).write(tmp_path / "new"))
+    assert caught.value.reason is reason
+    assert worker.sight.eyes is worker.eyes
+
+
+@pytest.mark.parametrize(("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)])
+async def test_a_model_that_fails_on_trial_is_gone_before_the_frame_is_over(
+    worker: Worker, tmp_path: Path, change: Callable[[bytes], bytes], reason: Reason
+) -> None:
+    with pytest.raises(Rejected) as caught:
+        await worker.sight.attempt("classifier", Made("classifier", "2", 1, change).write(tmp_path / "new"), None)
+    assert caught.value.reason is reason
+    await worker.sight.restore()
+    assert worker.sight.eyes is worker.eyes
+    frames = worker.frames
+    while worker.frames < frames + 5:
+        time.sleep(0.01)
+    assert all(reading.p_no_mask == reading.p_no_mask for seen in worker.seen for reading in seen.readings)
+
+
+async def test_a_model_that_mistakes_masks_for_faces_disagrees(worker: Worker, tmp_path: Path) -> None:
+    trial = await worker.sight.shadow("classifier", Made("classifier", "2", 1, made_models.wrong).write(tmp_path / "new"))
+    assert trial.disagreed > 0.9 * trial.faces
+    with pytest.raises(Rejected) as caught:
+        judge(trial, Gate(judged_faces=1))
+    assert caught.value.reason is Reason.DISAGREES
+
+
+async def test_a_slow_model_is_slow_in_the_shadow(worker: Worker, tmp_path: Path) -> None:
+    trial = await worker.sight.shadow("classifier", Made("classifier", "2", 1, made_models.slow).write(tmp_path / "new"))
+    with pytest.raises(Rejected) as caught:
+        judge(trial.model_copy(update={"faces": 0}), Gate())
+    assert caught.value.reason is Reason.TOO_SLOW
+
+
+async def test_without_frames_nothing_is_decided(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight_module, "NO_FRAMES_S", 0.5)
+    worker.is_paused = True
+    with pytest.raises(Rejected) as caught:
+        await worker.sight.shadow("classifier", Made("classifier", "2", 1).write(tmp_path / "new"))
+    assert caught.value.reason is Reason.NO_FRAMES
+
+
+async def test_a_frame_that_hangs_is_rolled_back_and_ends_the_agent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a restart ends a thread that hangs; the journal says by then that the old model is to be used."""
+    has_ended, goes_on = [], threading.Event()
+
+    def hangs(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+        goes_on.wait(20)
+        return worker.eyes.classify(frame, faces)
+
+    monkeypatch.setattr(sight_module, "HUNG_S", 0.3)
+    monkeypatch.setattr(sight_module, "with_release", lambda eyes, *_: dataclasses.replace(eyes, classify=hangs))
+    monkeypatch.setattr(sight_module.os, "_exit", has_ended.append)
+    try:
+        with pytest.raises(Rejected) as caught:
+            await worker.sight.attempt("classifier", Path(), None)
+        assert caught.value.reason is Reason.TIMED_OUT
+        await worker.sight.restore()
+        assert has_ended == [1]
+        assert worker.sight.eyes is worker.eyes
+    finally:
+        goes_on.set()

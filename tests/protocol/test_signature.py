@@ -1,0 +1,127 @@
+"""What a trusted key signed is accepted, and nothing else, whatever the bytes."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.chunks import CHUNK_BYTES, digests
+from protocol.errors import Reason, Rejected
+from protocol.release import Manifest
+from protocol.rollouts import MAX_RETAINED_BYTES, Desired
+from protocol.signature import Signature, Statement, public_text, trusted_keys
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+OLD, NEW, NEWEST, FOREIGN = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in range(4))
+TRUSTED = trusted_keys([public_text(OLD.public_key())])
+MANIFEST = b'{"v": 1}'
+
+
+def vouch(key: Ed25519PrivateKey, by: Ed25519PrivateKey, expires: datetime | None = None) -> Statement:
+    return Statement.make(public_text(key.public_key()), expires, by)
+
+
+def reason(signature: Signature, manifest: bytes = MANIFEST, now: datetime = NOW) -> Reason | None:
+    try:
+        signature.check(manifest, TRUSTED, now)
+    except Rejected as error:
+        return error.reason
+    return None
+
+
+def test_a_trusted_key_is_believed() -> None:
+    assert reason(Signature.make(MANIFEST, OLD)) is None
+
+
+@given(st.binary(max_size=100).filter(lambda data: data != MANIFEST))
+def test_other_bytes_are_refused(manifest: bytes) -> None:
+    assert reason(Signature.make(MANIFEST, OLD), manifest) is Reason.BAD_SIGNATURE
+
+
+@given(st.integers(0, 511))
+def test_one_bit_of_the_signature_matters(bit: int) -> None:
+    import base64
+
+    signature = Signature.make(MANIFEST, OLD)
+    raw = bytearray(base64.b64decode(signature.signature))
+    raw[bit // 8] ^= 1 << bit % 8
+    assert reason(signature.model_copy(update={"signature": base64.b64encode(raw).decode()})) is Reason.BAD_SIGNATURE
+
+
+def test_another_key_is_refused_by_its_name_and_by_a_false_one() -> None:
+    foreign = Signature.make(MANIFEST, FOREIGN)
+    assert reason(foreign) is Reason.UNKNOWN_KEY
+    assert reason(foreign.model_copy(update={"key": Signature.make(MANIFEST, OLD).key})) is Reason.BAD_SIGNATURE
+
+
+def test_a_trusted_key_vouches_for_the_next_and_that_for_the_one_after() -> None:
+    assert reason(Signature.make(MANIFEST, NEW, (vouch(NEW, OLD),))) is None
+    assert reason(Signature.make(MANIFEST, NEWEST, (vouch(NEW, OLD), vouch(NEWEST, NEW)))) is None
+    assert reason(Signature.make(MANIFEST, NEWEST, (vouch(NEWEST, NEW), vouch(NEW, OLD)))) is Reason.UNKNOWN_KEY
+
+
+def test_a_foreign_key_cannot_vouch() -> None:
+    assert reason(Signature.make(MANIFEST, FOREIGN, (vouch(FOREIGN, FOREIGN),))) is Reason.UNKNOWN_KEY
+    forged = vouch(FOREIGN, FOREIGN).model_copy(update={"key": vouch(NEW, OLD).key})
+    assert reason(Signature.make(MANIFEST, FOREIGN, (forged,))) is Reason.BAD_SIGNATURE
+    swapped = vouch(NEW, OLD).model_copy(update={"public_key": public_text(FOREIGN.public_key())})
+    assert reason(Signature.make(MANIFEST, FOREIGN, (swapped,))) is Reason.BAD_SIGNATURE
+
+
+def test_a_statement_ends() -> None:
+    signature = Signature.make(MANIFEST, NEW, (vouch(NEW, OLD, NOW),))
+    assert reason(signature, now=NOW - timedelta(seconds=1)) is None
+    assert reason(signature, now=NOW) is Reason.UNKNOWN_KEY
+    later = signature.statements[0].model_copy(update={"expires": NOW + timedelta(days=1)})
+    assert reason(Signature.make(MANIFEST, NEW, (later,))) is Reason.BAD_SIGNATURE
+
+
+def test_a_statement_is_no_manifest() -> None:
+    stated = vouch(NEW, OLD)
+    assert reason(Signature(key=stated.key, signature=stated.signature), public_text(NEW.public_key()).encode()) is Reason.BAD_SIGNATURE
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_signature_or_rejected(data: bytes) -> None:
+    for kind in (Signature, Statement):
+        with pytest.raises(Rejected) as caught:
+            kind.parse(data)
+        assert caught.value.reason is Reason.BAD_SIGNATURE
+
+
+def test_a_file_of_a_signature_is_read_again() -> None:
+    signature = Signature.make(MANIFEST, NEW, (vouch(NEW, OLD, NOW),))
+    assert Signature.parse(signature.encode()) == signature
+
+
+@pytest.mark.parametrize("text", ["", "abc", "A" * 44, "é" * 44, public_text(OLD.public_key())[:-2]])
+def test_what_is_no_key_is_one_line(text: str) -> None:
+    with pytest.raises(Rejected, match="public key"):
+        trusted_keys([text])
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_what_ships_fits_into_a_retained_message_when_it_is_signed_with_two_statements(kind: str) -> None:
+    folder = ROOT / "edge_agent" / "models" / kind
+    model = (folder / "model.onnx").read_bytes()
+    fields = {"counter": 2**31, "expires": NOW.isoformat(), "chunk_bytes": CHUNK_BYTES, "chunks": digests(model, CHUNK_BYTES)}
+    manifest = Manifest.parse(json.dumps({**json.loads((folder / "manifest.json").read_bytes()), **fields}).encode()).encode()
+    desired = Desired.of("r" * 64, 1, manifest, Signature.make(manifest, NEWEST, (vouch(NEW, OLD), vouch(NEWEST, NEW))))
+    assert desired.manifest_bytes == manifest
+    assert len(desired.encode()) <= MAX_RETAINED_BYTES
+
+
+def test_a_manifest_that_does_not_fit_is_one_line() -> None:
+    with pytest.raises(Rejected, match="too many for a retained message") as caught:
+        Desired.of("r", 1, bytes(7000), None)
+    assert caught.value.reason is Reason.TOO_LARGE
+
+
+def test_an_empty_desired_asks_for_nothing() -> None:
+    assert Desired.decode(b"") == Desired()
+    assert Desired().manifest_bytes == b""

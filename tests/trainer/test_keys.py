@@ -1,0 +1,96 @@
+"""Keys and signatures through the commands, as the ML engineer uses them."""
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from protocol.errors import Reason, Rejected
+from protocol.release import Manifest
+from trainer.__main__ import app
+from trainer.keys import read_private, read_public
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def release(tmp_path: Path, classifier_release: Path) -> Path:
+    return Path(shutil.copytree(classifier_release, tmp_path / "release"))
+
+
+def refusal(*arguments: object) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        run(*arguments)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_a_release_is_signed_and_verified(tmp_path: Path, release: Path) -> None:
+    run("keys", "new", tmp_path / "owner")
+    assert stat.S_IMODE((tmp_path / "owner.key").stat().st_mode) == 0o600
+    run("sign", release, "--key", tmp_path / "owner.key", "--days", 90, "--counter", 7, "--minimum-agent", "0.1")
+    output = run("verify", release, "--key", tmp_path / "owner.pub")
+    assert "counter 7" in output
+    manifest = Manifest.parse((release / "manifest.json").read_bytes())
+    assert (manifest.counter, manifest.minimum_agent) == (7, "0.1")
+    assert len(manifest.chunks) == -(-manifest.size_bytes // manifest.chunk_bytes)
+    run("verify", release, "--key", (tmp_path / "owner.pub").read_text().strip())
+    run("sign", release, "--key", tmp_path / "owner.key")
+    assert Manifest.parse((release / "manifest.json").read_bytes()).counter > 1_700_000_000
+
+
+def test_a_new_key_is_vouched_for_by_the_old_one(tmp_path: Path, release: Path) -> None:
+    run("keys", "new", tmp_path / "old")
+    run("keys", "new", tmp_path / "new")
+    run("sign", release, "--key", tmp_path / "new.key")
+    assert refusal("verify", release, "--key", tmp_path / "old.pub").reason is Reason.UNKNOWN_KEY
+    run("keys", "trust", tmp_path / "new.pub", "--key", tmp_path / "old.key", "--days", 30)
+    run("sign", release, "--key", tmp_path / "new.key", "--trust", tmp_path / "new.trust")
+    run("verify", release, "--key", tmp_path / "old.pub")
+    run("verify", release, "--key", tmp_path / "new.pub")
+
+
+def test_what_was_changed_after_signing_is_refused(tmp_path: Path, release: Path) -> None:
+    run("keys", "new", tmp_path / "owner")
+    assert refusal("verify", release, "--key", tmp_path / "owner.pub").reason is Reason.BAD_SIGNATURE
+    run("sign", release, "--key", tmp_path / "owner.key")
+    document = json.loads((release / "manifest.json").read_bytes())
+    (release / "manifest.json").write_text(json.dumps({**document, "counter": 2**40}))
+    assert refusal("verify", release, "--key", tmp_path / "owner.pub").reason is Reason.BAD_SIGNATURE
+
+
+def test_keys_are_never_overwritten(tmp_path: Path) -> None:
+    run("keys", "new", tmp_path / "owner")
+    before = (tmp_path / "owner.key").read_bytes()
+    assert "never overwritten" in str(refusal("keys", "new", tmp_path / "owner"))
+    (tmp_path / "owner.pub").unlink()
+    assert "never overwritten" in str(refusal("keys", "new", tmp_path / "owner"))
+    assert (tmp_path / "owner.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_what_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "x.key"
+    file.write_bytes(content)
+    with pytest.raises(Rejected, match="private key"):
+        read_private(file)
+    with pytest.raises(Rejected, match="public key"):
+        read_public([str(file)])
+    with pytest.raises(Rejected, match="No such file"):
+        read_public([str(tmp_path / "none.pub")])
+
+
+def test_a_release_that_would_not_fit_is_not_signed(tmp_path: Path, release: Path) -> None:
+    run("keys", "new", tmp_path / "owner")
+    before = (release / "manifest.json").read_bytes()
+    assert refusal("sign", release, "--key", tmp_path / "owner.key", "--chunk-bytes", 4096).reason is Reason.TOO_LARGE
+    assert (release / "manifest.json").read_bytes() == before

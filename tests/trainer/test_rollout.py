@@ -1,0 +1,432 @@
+"""The coordinator's machine: what it asks of which camera, and when it stops."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from rig import ROOT
+
+from protocol.rollouts import UpdateState as U
+from trainer.rollout import TRANSITIONS, Step, allows, is_over, owed, reached, step
+from trainer.rollout_state import (
+    Abort,
+    Answered,
+    Connected,
+    Fate,
+    Heard,
+    Note,
+    Pause,
+    Phase,
+    Plan,
+    Resume,
+    RollBack,
+    Rollout,
+    Rules,
+    Start,
+    Supersede,
+    Tell,
+    Tick,
+    Told,
+    Unreadable,
+)
+
+SOAK_S, ANSWER_S = 10.0, 100.0
+RULES = Rules(soak_s=SOAK_S, answer_s=ANSWER_S)
+
+
+def rollout(rules: Rules = RULES, **plan: Any) -> Rollout:
+    given_plan = {"rollout": "r1", "kind": "classifier", "name": "door", "version": "2", "digest": "d" * 64, "counter": 2, **plan}
+    return Rollout(plan=Plan(rules=rules, **given_plan))
+
+
+class Driver:
+    """A rollout, the time, and what has been asked."""
+
+    def __init__(self, cameras: int = 20, rules: Rules = RULES, **plan: Any) -> None:
+        self.state = rollout(rules, **plan)
+        self.now_s, self.seq = 1000.0, 0
+        self.notes: list[Note] = []
+        self.names = [f"hall/c{number:03}" for number in range(cameras)]
+        for name in self.names:
+            self(Heard, name)
+
+    def __call__(self, kind: type, *arguments: Any, **named: Any) -> Step:
+        done = step(self.state, kind(self.now_s, *arguments, **named))
+        self.state = done.state
+        self.notes += [action for action in done.actions if isinstance(action, Note)]
+        for tell in [action for action in done.actions if isinstance(action, Tell)]:
+            self(Told, tell.camera, tell.attempt, tell.asked)
+        return done
+
+    def answer(self, name: str, state: U = U.COMMITTED, **changes: Any) -> None:
+        self.seq += 1
+        said = {"rollout": "r1", "attempt": self.state.cameras[name].attempt, "digest": "d" * 64, "boot": f"boot-{name}", "seq": self.seq}
+        self(Answered, name, state=state, **{**said, **changes})
+
+    def of(self, fate: Fate) -> list[str]:
+        return [name for name, own in self.state.cameras.items() if own.fate is fate]
+
+    def wave(self) -> None:
+        """The cameras that are asked commit, and the soak passes."""
+        for name in self.of(Fate.UPDATING):
+            self.answer(name)
+        self.now_s += SOAK_S
+        self(Tick)
+
+
+def test_waves_reach_one_camera_then_ten_then_fifty_percent_then_all() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    sizes = []
+    while fleet.state.phase is not Phase.DONE:
+        sizes.append(len(fleet.of(Fate.UPDATING)))
+        assert fleet.state.phase is Phase.RUNNING
+        fleet.wave()
+    assert sizes == [1, 1, 8, 10]
+    assert len(fleet.of(Fate.COMMITTED)) == 20
+    assert [note.text for note in fleet.notes if note.event == "running"] == [f"wave {n} of 4" for n in (1, 2, 3, 4)]
+
+
+def test_those_whose_wave_has_not_come_are_asked_to_fetch_and_no_more() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    assert {own.asked for own in fleet.state.cameras.values() if own.fate is Fate.WAITING} == {"hold"}
+    fleet.wave()
+    told = fleet.of(Fate.UPDATING)
+    assert {fleet.state.cameras[name].attempt for name in told} == {1}  # the same attempt, so nothing is fetched anew
+
+
+@pytest.mark.parametrize("bad", [U.REJECTED, U.FAILED, U.ROLLED_BACK])
+def test_any_failure_in_the_first_wave_stops(bad: U) -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary, bad, reason="too_slow")
+    assert fleet.state.phase is Phase.PAUSED
+    assert canary in fleet.state.reason
+    assert "too_slow" in fleet.state.reason
+    fleet.now_s += 1e6
+    fleet(Tick)
+    assert not fleet.of(Fate.UPDATING)
+    assert not fleet.of(Fate.COMMITTED)
+
+
+def test_later_one_failure_among_many_passes_and_two_stop() -> None:
+    fleet = Driver(100)
+    fleet(Start)
+    fleet.wave()
+    first, second, *_ = fleet.of(Fate.UPDATING)
+    fleet.answer(first, U.ROLLED_BACK)
+    assert fleet.state.phase is Phase.RUNNING
+    fleet.answer(second, U.ROLLED_BACK)
+    assert fleet.state.phase is Phase.PAUSED
+    assert not fleet.of(Fate.UPDATING)  # the others of the wave are recalled
+    assert {own.asked for own in fleet.state.cameras.values() if own.attempt == 1 and own.fate is Fate.WAITING} == {"nothing", "hold"}
+
+
+def test_no_answer_is_a_failure() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet.now_s += ANSWER_S
+    fleet(Tick)
+    assert fleet.state.phase is Phase.PAUSED
+    assert "no_answer" in fleet.state.reason
+
+
+def test_what_was_never_told_has_no_deadline() -> None:
+    fleet = Driver(3)
+    state = step(fleet.state, Start(fleet.now_s)).state  # nobody is told: the broker is away
+    assert step(state, Tick(fleet.now_s + 10 * ANSWER_S)).state.phase is Phase.RUNNING
+    assert len(list(owed(state))) == 3
+
+
+def test_a_connection_gives_the_asked_their_time_again() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet.now_s += ANSWER_S - 1
+    fleet(Connected)
+    fleet.now_s += ANSWER_S - 1
+    fleet(Tick)
+    assert fleet.state.phase is Phase.RUNNING
+
+
+def test_a_report_that_cannot_be_read_is_a_failure_of_who_was_asked() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet(Unreadable, fleet.of(Fate.WAITING)[0], "not JSON")
+    assert fleet.state.phase is Phase.RUNNING
+    fleet(Unreadable, canary, "not JSON")
+    assert fleet.state.phase is Phase.PAUSED
+
+
+@pytest.mark.parametrize(
+    "bad", [{"threshold": float("nan")}, {"threshold": "much"}, {"threshold": 2}, {"quorum": -1}, {"waves": ["1"]}, {"waves": []}]
+)
+def test_rules_that_cannot_be_read_start_nothing(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Rules.model_validate(bad)
+
+
+def test_who_is_offline_is_not_asked_and_catches_up() -> None:
+    fleet = Driver(20)
+    away = fleet.names[7]
+    fleet(Heard, away, is_online=False)
+    fleet(Start)
+    for _ in range(4):
+        fleet.wave()
+    assert fleet.state.phase is Phase.DONE
+    assert fleet.of(Fate.WAITING) == [away]
+    fleet(Heard, away)
+    assert fleet.of(Fate.UPDATING) == [away]
+    fleet.answer(away)
+    assert len(fleet.of(Fate.COMMITTED)) == 20
+    assert fleet.state.phase is Phase.DONE
+
+
+def test_who_left_before_it_began_waits_again_and_who_left_in_the_middle_has_failed() -> None:
+    for begins, phase in ((False, Phase.RUNNING), (True, Phase.PAUSED)):
+        fleet = Driver(5)
+        fleet(Start)
+        [canary] = fleet.of(Fate.UPDATING)
+        if begins:
+            fleet.answer(canary, U.TESTING)
+        fleet(Heard, canary, is_online=False)
+        fleet.now_s += ANSWER_S
+        fleet(Tick)
+        assert fleet.state.phase is phase
+        assert canary in (fleet.of(Fate.FAILED) if begins else fleet.of(Fate.WAITING))
+
+
+def test_late_joiners_come_in_growing_crowds_after_the_end() -> None:
+    fleet = Driver(1)
+    fleet(Start)
+    for _ in range(4):
+        fleet.wave()
+    assert fleet.state.phase is Phase.DONE
+    for number in range(30):
+        fleet(Heard, f"late/c{number}")
+    crowds = []
+    while crowd := fleet.of(Fate.UPDATING):
+        crowds.append(len(crowd))
+        for name in crowd:
+            fleet.answer(name)
+        assert len(crowds) < 50
+    assert crowds[0] == 1
+    assert len(fleet.of(Fate.COMMITTED)) == 31
+
+
+def test_a_bad_crowd_that_comes_late_stops_a_rollout_that_was_done() -> None:
+    fleet = Driver(4)
+    fleet(Start)
+    for _ in range(4):
+        fleet.wave()
+    for number in range(10):
+        fleet(Heard, f"late/c{number}")
+    for name in fleet.of(Fate.UPDATING)[:2]:
+        fleet.answer(name, U.ROLLED_BACK)
+    assert fleet.state.phase is Phase.PAUSED
+
+
+def test_a_camera_that_is_gone_after_the_soak_holds_the_next_wave() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary)
+    fleet(Heard, canary, is_online=False)
+    fleet.now_s += SOAK_S
+    fleet(Tick)
+    assert fleet.state.phase is Phase.SOAKING
+    fleet.now_s += ANSWER_S
+    fleet(Tick)
+    assert fleet.state.phase is Phase.PAUSED
+    assert "still online" in fleet.state.reason
+
+
+def test_pause_asks_nobody_more_and_resume_goes_on() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet(Pause)
+    fleet.wave()
+    assert fleet.state.phase is Phase.PAUSED
+    assert len(fleet.of(Fate.COMMITTED)) == 1
+    fleet(Resume)
+    while fleet.state.phase is not Phase.DONE:
+        fleet.wave()
+
+
+def test_those_that_were_recalled_are_asked_again_after_resume() -> None:
+    fleet = Driver(100)
+    fleet(Start)
+    fleet.wave()
+    for name in fleet.of(Fate.UPDATING)[:2]:
+        fleet.answer(name, U.ROLLED_BACK)
+    assert fleet.state.phase is Phase.PAUSED
+    fleet(Resume)
+    assert len(fleet.of(Fate.UPDATING)) == 9
+    while fleet.state.phase is not Phase.DONE:
+        fleet.wave()
+    assert len(fleet.of(Fate.COMMITTED)) == 98
+
+
+def test_resume_tries_failures_again_and_lets_refusals_pass() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary, U.ROLLED_BACK)
+    fleet(Resume)
+    [other] = fleet.of(Fate.UPDATING)
+    assert other != canary
+    fleet.answer(other, U.FAILED)
+    assert fleet.state.phase is Phase.PAUSED
+    fleet(Resume)
+    assert fleet.of(Fate.UPDATING) == [other]
+    assert fleet.state.cameras[other].attempt == 2
+
+
+def test_abort_recalls_all_who_have_not_committed() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet.wave()
+    done = fleet(Abort, "wrong model")
+    assert fleet.state.phase is Phase.ABORTED
+    assert fleet.state.reason == "wrong model"
+    told = {action.camera: action.asked for action in done.actions if isinstance(action, Tell)}
+    assert told == dict.fromkeys(set(fleet.names) - set(fleet.of(Fate.COMMITTED)), "nothing")
+
+
+def test_a_way_back_is_for_those_that_were_reached() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet.wave()
+    assert set(reached(fleet.state)) == {*fleet.of(Fate.COMMITTED), *fleet.of(Fate.UPDATING)}
+    assert len(reached(fleet.state)) == 2
+    fleet(RollBack)
+    assert fleet.state.phase is Phase.ROLLED_BACK
+    assert not fleet.of(Fate.UPDATING)
+    assert not any(allows(fleet.state, command) for command in (Start, Pause, Resume, Abort, RollBack))
+
+
+def test_a_rollout_that_is_superseded_asks_nobody_any_more() -> None:
+    fleet = Driver(3)
+    fleet(Start)
+    for _ in range(4):
+        fleet.wave()
+    fleet(Supersede)
+    fleet(Heard, "hall/late")
+    assert not fleet.of(Fate.UPDATING)
+    assert is_over(fleet.state)
+    assert not allows(fleet.state, RollBack)
+
+
+def test_two_cameras_of_one_name_are_noticed() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    for boot in ("a", "b", "a"):
+        fleet.answer(canary, U.FETCHING, boot=boot)
+    assert fleet.state.cameras[canary].reason == "duplicate"
+    assert fleet.state.phase is Phase.PAUSED
+
+
+def test_old_reports_change_nothing() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary, U.FETCHING, seq=50)
+    fleet.answer(canary, U.FAILED, seq=49)
+    fleet.answer(canary, U.FAILED, seq=51, attempt=0)
+    fleet.answer(canary, U.FAILED, seq=52, rollout="another")
+    assert fleet.state.cameras[canary].fate is Fate.UPDATING
+
+
+def test_a_camera_that_committed_to_something_else_has_failed() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary, digest="e" * 64)
+    assert fleet.state.cameras[canary].reason == "wrong_digest"
+
+
+def test_only_selected_cameras_belong() -> None:
+    fleet = Driver(0, select=("hall/*", "*/door-1"))
+    for name in ("hall/a", "yard/door-1", "yard/door-10", "hallway/a"):
+        fleet(Heard, name)
+    assert set(fleet.state.cameras) == {"hall/a", "yard/door-1"}
+
+
+def test_the_state_is_its_json() -> None:
+    fleet = Driver(5)
+    fleet(Start)
+    assert Rollout.model_validate_json(fleet.state.model_dump_json()) == fleet.state
+
+
+CAMERAS = [f"s/c{number}" for number in range(12)]
+names = st.sampled_from(CAMERAS)
+events = st.one_of(
+    st.builds(lambda name, is_online: ("heard", name, is_online), names, st.booleans()),
+    st.builds(lambda name, state: ("answer", name, state), names, st.sampled_from(list(U))),
+    st.sampled_from([("do", kind) for kind in (Start, Pause, Resume, Abort, RollBack, Connected, Tick)]),
+    st.builds(lambda seconds: ("wait", seconds), st.floats(0, 2 * ANSWER_S)),
+    st.builds(lambda name: ("unreadable", name), names),
+)
+
+
+def play(fleet: Driver, event: tuple) -> None:
+    match event:
+        case ("heard", name, is_online):
+            fleet(Heard, name, is_online=is_online)
+        case ("answer", name, state) if name in fleet.state.cameras:
+            fleet.answer(name, state)
+        case ("unreadable", name):
+            fleet(Unreadable, name, "?")
+        case ("wait", seconds):
+            fleet.now_s += seconds
+            fleet(Tick)
+        case ("do", kind):
+            fleet(kind)
+
+
+@settings(deadline=None)
+@given(st.lists(events, max_size=60))
+def test_whatever_happens_no_wave_is_passed_and_there_is_a_way_to_an_end(story: list[tuple]) -> None:
+    fleet = Driver(0)
+    for event in story:
+        before = fleet.state
+        play(fleet, event)
+        after = fleet.state
+        assert after.phase is before.phase or after.phase in TRANSITIONS[before.phase] or after.phase in (Phase.PAUSED, Phase.DONE, Phase.SOAKING)
+        asked = [own for own in after.cameras.values() if own.asked == "run" and own.fate is not Fate.COMMITTED and not own.is_excused]
+        if after.phase in (Phase.RUNNING, Phase.SOAKING):
+            assert len(fleet.of(Fate.UPDATING)) <= after.plan.target(after.wave, len(after.cameras))
+        if after.phase in (Phase.DRAFT, Phase.ABORTED, Phase.ROLLED_BACK):
+            assert not asked
+    for _ in range(40):  # everybody is well from now on
+        for kind in (Start, Resume):
+            fleet(kind)
+        for name in CAMERAS:
+            fleet(Heard, name)
+        fleet.wave()
+    assert fleet.state.phase in (Phase.DONE, Phase.ABORTED, Phase.ROLLED_BACK)
+    if fleet.state.phase is Phase.DONE:
+        assert all(own.fate is Fate.COMMITTED or own.is_excused for own in fleet.state.cameras.values())
+
+
+@settings(deadline=None)
+@given(st.lists(events, max_size=40))
+def test_events_that_come_together_leave_nobody_out(story: list[tuple]) -> None:
+    """What is owed after any story is asked of exactly the cameras that were not told."""
+    fleet = Driver(3)
+    for event in story:
+        play(fleet, event)
+    assert not list(owed(fleet.state))
+    lost = step(fleet.state, Connected(fleet.now_s), *(Heard(fleet.now_s, name) for name in CAMERAS))
+    assert {tell.camera for tell in owed(lost.state)} == {action.camera for action in lost.actions if isinstance(action, Tell)}
+
+
+def test_the_diagram_is_what_the_table_says() -> None:
+    arrows = [f"    {phase} --> {after}" for phase, afters in TRANSITIONS.items() for after in Phase if after in afters]
+    drawn = (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8").split("[*] --> draft\n")[1].split("\n```")[0].split("\n")
+    assert sorted(drawn) == sorted(arrows)

@@ -1,0 +1,179 @@
+"""The rollouts of a fleet: each event goes through the machine and into the journal before anything comes of it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError
+
+from protocol.errors import Reason, Rejected, one_line
+from trainer.journal import Journal
+from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
+from trainer.rollout_state import Event, Heard, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
+from trainer.shelf import Shelf, Shipment
+
+BACK = Rules(waves=("100%",), threshold=0, quorum=0, soak_s=0, max_failures=1_000_000)
+"""A way back goes to all at once, and is not stopped by one that cannot take it."""
+
+
+class StartArgs(Rules):
+    """What `start` takes: a release, cameras, and rules."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    release: str
+    select: tuple[str, ...] = ("*/*",)
+
+    @classmethod
+    def parse(cls, args: dict[str, Any]) -> "StartArgs":
+        """The arguments of a command; raises Rejected: what cannot be read starts nothing."""
+        try:
+            return cls.model_validate(args)
+        except ValidationError as error:
+            raise Rejected(Reason.BAD_PAYLOAD, f"start: {one_line(error)}") from None
+
+    def rules(self) -> Rules:
+        """Those among the arguments."""
+        return Rules.model_validate(self.model_dump(exclude={"release", "select"}))
+
+
+@dataclass
+class Entry:
+    """One rollout, and what it ships."""
+
+    state: Rollout
+    shipment: Shipment
+
+
+class Book:
+    """All rollouts that are not over, the oldest first. `changed` is set whenever there is something to say."""
+
+    def __init__(self, journal: Journal, shelf: Shelf, clock: Callable[[], float]) -> None:
+        self._journal = journal
+        self._shelf = shelf
+        self._clock = clock
+        self.entries: dict[str, Entry] = {}
+        self.tells: dict[tuple[str, str], Tell] = {}
+        """By rollout and camera: what the broker has yet to be told."""
+        self.unsaid: set[str] = set()
+        """Rollouts whose state is not what was last said."""
+        self.online: dict[str, bool] = {}
+        self.changed = asyncio.Event()
+
+    def load(self) -> None:
+        """Takes up what the journal holds; raises Rejected when it, or a release, cannot be read."""
+        for state, shipment in self._journal.load():
+            self.entries[state.plan.rollout] = Entry(state, self._shelf.get(shipment))
+            self._owe(state.plan.rollout, tuple(owed(state)))
+
+    def hear(self, *events: Event) -> None:
+        """Something happened that any rollout may care about."""
+        for event in events:
+            if isinstance(event, Heard):
+                self.online[event.camera] = event.is_online
+        for name in self.entries:
+            self.do(name, *events)
+
+    def do(self, rollout: str, *events: Event) -> None:
+        """Something happened to one rollout."""
+        entry = self.entries[rollout]
+        done = step(entry.state, *events)
+        if done.state is not entry.state:
+            notes = [action for action in done.actions if isinstance(action, Note)]
+            self._save(entry.state, done.state, entry.shipment, notes)
+            entry.state = done.state
+            self._owe(rollout, tuple(action for action in done.actions if isinstance(action, Tell)))
+
+    def under_way(self) -> Entry | None:
+        """The rollout that has not ended; there is one at most."""
+        ended = (Phase.DONE, *CLOSED)
+        return next((entry for entry in self.entries.values() if entry.state.phase not in ended), None)
+
+    def find(self, short_digest: str) -> Shipment | None:
+        """The release of this digest that cameras may be fetching."""
+        for entry in self.entries.values():
+            if entry.shipment.short_digest == short_digest and entry.state.phase not in CLOSED:
+                return entry.shipment
+        return None
+
+    def start(self, args: StartArgs) -> str:
+        """Begins a rollout and returns its name; raises Rejected when another is under way, or the release may not be shipped."""
+        if (busy := self.under_way()) is not None:
+            raise Rejected(Reason.BAD_INPUT, f"rollout {busy.state.plan.rollout} is {busy.state.phase}: abort it or roll it back first")
+        shipment = self._shelf.get(args.release)
+        return self._begin(shipment, args.select, args.rules())
+
+    def roll_back(self, rollout: str, release: str, reason: str) -> str:
+        """Ends a rollout and sends its cameras another release, the old model with a higher counter; returns the new rollout's name."""
+        entry, shipment = self.entries[rollout], self._shelf.get(release)
+        old, new = entry.state.plan, shipment.manifest
+        if new.kind != old.kind or new.counter <= old.counter or new.digest == old.digest:
+            raise Rejected(
+                Reason.OLD_COUNTER,
+                f"a way back from {rollout} is another {old.kind} with a counter above {old.counter}; {release} is not: sign the old release again",
+            )
+        if not allows(entry.state, RollBack):
+            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {entry.state.phase}: it cannot be rolled back")
+        cameras = reached(entry.state)
+        self.do(rollout, RollBack(self._clock(), reason))
+        return self._begin(shipment, cameras, BACK.model_copy(update={"answer_s": old.rules.answer_s})) if cameras else rollout
+
+    def say_all(self) -> None:
+        """Every state is to be said again."""
+        self.unsaid.update(self.entries)
+        self.changed.set()
+
+    def told(self, key: tuple[str, str], tell: Tell) -> None:
+        """The broker has it; a newer wish for the same camera stays owed."""
+        if self.tells.get(key) == tell:
+            del self.tells[key]
+
+    def asks_since(self, rollout: str, camera: str) -> bool:
+        """Whether a newer rollout has asked this camera for something: an older one must not unsay that."""
+        names = list(self.entries)
+        newer = names[names.index(rollout) + 1 :]
+        return any((own := self.entries[name].state.cameras.get(camera)) is not None and own.attempt > 0 for name in newer)
+
+    def is_busy(self, rollout: str, camera: str) -> bool:
+        """Whether a camera is at work for another rollout, and should not be disturbed."""
+        others = (entry.state.cameras.get(camera) for name, entry in self.entries.items() if name != rollout)
+        return any(own is not None and own.fate == "updating" for own in others)
+
+    def _begin(self, shipment: Shipment, select: tuple[str, ...], rules: Rules) -> str:
+        manifest, at_s = shipment.manifest, self._clock()
+        name = self._free_name(f"{manifest.kind}-{manifest.counter}")
+        fields = {key: getattr(manifest, key) for key in ("kind", "name", "version", "digest", "counter")}
+        try:
+            plan = Plan(rollout=name, select=select, rules=rules, **fields)
+        except ValidationError as error:
+            raise Rejected(Reason.BAD_PAYLOAD, f"start: {one_line(error)}") from None
+        for old, entry in list(self.entries.items()):
+            if entry.state.plan.kind == manifest.kind:
+                self.do(old, Supersede(at_s))
+            if is_over(entry.state):
+                self._save(entry.state, entry.state, entry.shipment, [], is_open=False)
+                del self.entries[old]
+        draft = Rollout(plan=plan, since_s=at_s)
+        text = f"{manifest.name} {manifest.version}, counter {manifest.counter}, to {', '.join(select[:5])}{' ...' if len(select) > 5 else ''}"
+        self._save(None, draft, shipment, [Note("started", text=text[:500])])
+        self.entries[name] = Entry(draft, shipment)
+        self.do(name, *(Heard(at_s, camera, is_online) for camera, is_online in self.online.items()), Start(at_s))
+        return name
+
+    def _free_name(self, name: str) -> str:
+        number, free = 1, name
+        while self._journal.knows(free):
+            number += 1
+            free = f"{name}-{number}"
+        return free
+
+    def _save(self, before: Rollout | None, after: Rollout, shipment: Shipment, notes: list[Note], is_open: bool = True) -> None:
+        self._journal.save(before, after, shipment.name, notes, self._clock(), is_open)
+        self.unsaid.add(after.plan.rollout)
+        self.changed.set()
+
+    def _owe(self, rollout: str, tells: tuple[Tell, ...]) -> None:
+        self.tells |= {(rollout, tell.camera): tell for tell in tells}
+        self.unsaid.add(rollout)
+        self.changed.set()

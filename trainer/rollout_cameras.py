@@ -1,0 +1,128 @@
+"""What a rollout knows of each camera: how an event changes it, and how it is asked and recalled. Pure, like `rollout.py`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from protocol.rollouts import ENDED, UpdateState
+from trainer.rollout_state import BAD, Answered, Asked, Camera, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
+
+KEPT_BOOTS = 4
+
+
+def note(state: Rollout, event: Event) -> Rollout:
+    """The state, with what an event says about its cameras; the same object when it says nothing new."""
+    match event:
+        case Connected():
+            return each(state, lambda own: _anew(own, event.at_s))
+        case Heard() | Told() | Answered() | Unreadable():
+            own = state.cameras.get(event.camera)
+            if own is None and not state.plan.selects(event.camera):
+                return state
+            before = own or Camera()
+            after = _after(before, state, event)
+            return state if after is own else put(state, {event.camera: after})
+    return state
+
+
+def expire(state: Rollout, at_s: float) -> Rollout:
+    """Who was asked and did not answer in time has failed; who was away and never began waits again."""
+    answer_s = state.plan.rules.answer_s
+
+    def late(own: Camera) -> Camera:
+        if own.fate is not Fate.UPDATING or not own.is_told or at_s - own.told_s < answer_s:
+            return own
+        if own.has_begun or own.is_online:
+            return _fail(own, "no_answer", f"no answer in {answer_s:g} s")
+        return recall(own)
+
+    return each(state, late)
+
+
+def ask(own: Camera, what: Asked, wave: int = 0) -> Camera:
+    """A camera that is asked to fetch the model (`hold`), or to run it in a wave."""
+    attempt = own.attempt + 1 if own.asked == "nothing" else own.attempt
+    fate = Fate.UPDATING if what == "run" else own.fate
+    return change(own, fate=fate, wave=wave, attempt=attempt, asked=what, is_told=False, has_begun=False)
+
+
+def recall(own: Camera) -> Camera:
+    """A camera that is asked for nothing any more, unless it has committed."""
+    if own.asked == "nothing" or own.fate is Fate.COMMITTED:
+        return own
+    own = change(own, fate=Fate.WAITING, wave=0) if own.fate is Fate.UPDATING else own
+    return change(own, asked="nothing", is_told=False, has_begun=False)
+
+
+def recall_running(own: Camera) -> Camera:
+    """The same, but what is only being fetched goes on."""
+    return recall(own) if own.asked == "run" else own
+
+
+def look_again(own: Camera) -> Camera:
+    """A failure after somebody has looked at it: `failed` is tried again, a refusal or a way back is let pass."""
+    if own.fate is Fate.FAILED:
+        return change(recall(own), fate=Fate.WAITING, wave=0, reason="", detail="")
+    return change(own, is_excused=True) if own.fate in BAD else own
+
+
+def each(state: Rollout, make: Callable[[Camera], Camera]) -> Rollout:
+    """The state with each camera made anew; the same object when none changes."""
+    return put(state, {name: after for name, own in state.cameras.items() if (after := make(own)) is not own})
+
+
+def put(state: Rollout, cameras: dict[str, Camera]) -> Rollout:
+    """The state with some cameras changed."""
+    return state.model_copy(update={"cameras": {**state.cameras, **cameras}}) if cameras else state
+
+
+def change(own: Camera, **changes: Any) -> Camera:
+    """A camera with fields changed; the same object when they are as they were."""
+    return own if all(getattr(own, key) == value for key, value in changes.items()) else own.model_copy(update=changes)
+
+
+def _anew(own: Camera, at_s: float) -> Camera:
+    """After a connection: the broker may have lost what it had acknowledged, and answers may have been missed."""
+    is_told = own.is_told and (own.attempt == 0 or own.fate is Fate.COMMITTED)
+    return change(own, is_online=False, is_told=is_told, told_s=at_s)
+
+
+def _after(own: Camera, state: Rollout, event: Heard | Told | Answered | Unreadable) -> Camera:
+    match event:
+        case Heard():
+            return change(own, is_online=event.is_online)
+        case Told():
+            is_latest = event.attempt == own.attempt and event.asked == own.asked
+            return change(own, is_told=True, told_s=event.at_s) if is_latest and not own.is_told else own
+        case Unreadable():
+            return _fail(own, "unreadable", event.detail) if own.fate is Fate.UPDATING else own
+        case Answered():
+            return _answer(own, state, event)
+
+
+def _answer(own: Camera, state: Rollout, event: Answered) -> Camera:
+    """What a report makes of a camera. Order is by (boot, seq): an older one changes nothing."""
+    latest = own.boots[-1] if own.boots else ""
+    if event.boot == latest and event.seq <= own.seq:
+        return own
+    if event.boot != latest and event.boot in own.boots:
+        twin = change(own, seq=event.seq, boots=(*(boot for boot in own.boots if boot != event.boot), event.boot))
+        return _fail(twin, "duplicate", "two cameras use this name") if own.fate is Fate.UPDATING else twin
+    boots = own.boots if event.boot == latest else (*own.boots, event.boot)[-KEPT_BOOTS:]
+    own = change(own, boots=boots, seq=event.seq)
+    return _answer_ours(own, state.plan, state.wave, event) if event.rollout == state.plan.rollout else own
+
+
+def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
+    if event.state is UpdateState.COMMITTED:  # whatever was thought of the camera: this is what it runs
+        if event.digest != plan.digest:
+            return _fail(own, "wrong_digest", f"it committed to {event.digest[:12]}") if own.fate is Fate.UPDATING else own
+        return change(own, fate=Fate.COMMITTED, wave=own.wave or wave, reason="", detail="", is_excused=False)
+    if event.attempt != own.attempt or own.asked == "nothing" or own.fate in BAD:
+        return own
+    if event.state in ENDED:
+        return change(own, fate=Fate(event.state.value), reason=event.reason, detail=event.detail)
+    return change(own, has_begun=True) if own.fate is Fate.UPDATING else own
+
+
+def _fail(own: Camera, reason: str, detail: str) -> Camera:
+    return change(own, fate=Fate.FAILED, reason=reason, detail=detail)

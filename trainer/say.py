@@ -1,0 +1,128 @@
+"""What the coordinator says: desired states that are owed, how each rollout stands, and the record. What is not acknowledged is said again."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from protocol.errors import LinkError
+from protocol.link import Link
+from protocol.messages import utc
+from protocol.rollouts import Desired, RolloutState
+from protocol.topics import Address, RolloutAddress
+from trainer.book import Book
+from trainer.journal import Journal
+from trainer.rollout_state import BAD, Fate, Rollout, Tell, Told
+
+log = logging.getLogger(__name__)
+
+TOGETHER = 8
+"""So many desired states are on their way to the broker at a time."""
+PAUSE_S = 0.05
+"""Between two rounds: a state that changes often is said twenty times a second at most."""
+
+
+class Mouth:
+    """Says what the book owes, in rounds."""
+
+    def __init__(self, link: Link, base: str, book: Book, journal: Journal, clock: Callable[[], float]) -> None:
+        self._link = link
+        self._base = base
+        self._book = book
+        self._journal = journal
+        self._clock = clock
+        self._seq = 0
+
+    async def run(self) -> None:
+        """Speaks until cancelled."""
+        while True:
+            await self._book.changed.wait()
+            self._book.changed.clear()
+            await self._link.wait_online()
+            try:
+                await self._tell()
+                await self._say_states()
+                await self._say_record()
+            except LinkError as error:
+                log.info("not said, will be said again: %s", error)
+                self._book.changed.set()
+            await asyncio.sleep(PAUSE_S)
+
+    async def _tell(self) -> None:
+        free = ((key, tell) for key, tell in self._book.tells.items() if not self._book.is_busy(*key))
+        batch = list(islice(free, TOGETHER))
+        results = await asyncio.gather(*(self._tell_one(key, tell) for key, tell in batch), return_exceptions=True)
+        for (key, tell), result in zip(batch, results, strict=True):
+            if result is None:
+                self._book.told(key, tell)
+        told: dict[str, list[Told]] = {}
+        for ((rollout, _), tell), result in zip(batch, results, strict=True):
+            if result is None:
+                told.setdefault(rollout, []).append(Told(self._clock(), tell.camera, tell.attempt, tell.asked))
+        for rollout, events in told.items():
+            self._book.do(rollout, *events)
+        if any(isinstance(result, BaseException) and not isinstance(result, LinkError) for result in results):
+            raise next(result for result in results if isinstance(result, BaseException) and not isinstance(result, LinkError))
+        if any(results):
+            raise LinkError("the broker did not take it")
+
+    async def _tell_one(self, key: tuple[str, str], tell: Tell) -> None:
+        rollout, camera = key
+        if tell.asked == "nothing":
+            if self._book.asks_since(rollout, camera):
+                return
+            desired = Desired(rollout=rollout, attempt=tell.attempt)
+        else:
+            desired = self._book.entries[rollout].shipment.desired(rollout, tell.attempt, hold=tell.asked == "hold")
+        site, _, name = camera.partition("/")
+        await self._link.send(Address(self._base, site, name), desired)
+
+    async def _say_states(self) -> None:
+        for rollout in list(self._book.unsaid):
+            self._book.unsaid.discard(rollout)
+            entry = self._book.entries.get(rollout)
+            if entry is not None:
+                try:
+                    await self._link.send(RolloutAddress(self._base, rollout), self._state(entry.state))
+                except LinkError:
+                    self._book.unsaid.add(rollout)
+                    raise
+
+    async def _say_record(self) -> None:
+        lines = self._journal.unsent()
+        for rollout, line in lines:
+            await self._link.send(RolloutAddress(self._base, rollout), line)
+            log.info("%s: %s %s %s", rollout, line.event, line.camera, line.text)
+        if lines:
+            self._journal.mark_sent(lines[-1][1].seq)
+            self._book.changed.set()
+
+    def _state(self, state: Rollout) -> RolloutState:
+        self._seq += 1
+        plan = state.plan
+        figures: dict[str, Any] = counts(state)
+        return RolloutState(
+            epoch=self._journal.epoch,
+            seq=self._seq,
+            phase=state.phase.value,
+            reason=state.reason[:500],
+            kind=plan.kind,
+            name=plan.name,
+            version=plan.version,
+            digest=plan.digest,
+            counter=plan.counter,
+            wave=state.wave,
+            waves=len(plan.rules.waves),
+            updated=utc(self._clock()),
+            **figures,
+        )
+
+
+def counts(state: Rollout) -> dict[str, int]:
+    """How many cameras of a rollout there are, in all and by what became of them; who waits and is not there counts as offline."""
+    fates = Counter(own.fate for own in state.cameras.values())
+    offline = sum(own.fate is Fate.WAITING and not own.is_online for own in state.cameras.values())
+    by_fate = {fate.value: fates[fate] for fate in (Fate.UPDATING, Fate.COMMITTED, *sorted(BAD))}
+    return {"cameras": len(state.cameras), "waiting": fates[Fate.WAITING] - offline, "offline": offline, **by_fate}

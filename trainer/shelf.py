@@ -1,0 +1,106 @@
+"""Signed releases that may be shipped: a folder of release folders, and nothing that is not signed."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from protocol.errors import Reason, Rejected
+from protocol.release import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Manifest
+from protocol.rollouts import Desired
+from protocol.signature import Signature, TrustedKeys
+from protocol.topics import SEGMENT, SHORT_DIGEST
+from trainer.folder import read_release
+from trainer.keys import read_private, sign
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """A signed release, read and checked."""
+
+    manifest: Manifest
+    manifest_bytes: bytes = field(repr=False)
+    signature: Signature = field(repr=False)
+    model: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What the release is called on the shelf."""
+        return f"{self.manifest.kind}-{self.manifest.counter}-{self.manifest.digest[:12]}"
+
+    @property
+    def short_digest(self) -> str:
+        """What the model is called in topics."""
+        return self.manifest.digest[:SHORT_DIGEST]
+
+    def desired(self, rollout: str, attempt: int, hold: bool) -> Desired:
+        """What is said to a camera that should have it."""
+        return Desired.of(rollout, attempt, self.manifest_bytes, self.signature, hold)
+
+
+def read_shipment(folder: Path, trusted: TrustedKeys) -> Shipment:
+    """A release that is signed (by one of the trusted keys, if any are given), in date, and that cameras can be asked for.
+
+    Raises Rejected.
+    """
+    manifest, model = read_release(folder)
+    signature_file = folder / SIGNATURE_FILE
+    if not signature_file.is_file():
+        raise Rejected(Reason.BAD_SIGNATURE, f"{folder}: not signed; `maskfleet-trainer sign {folder} --key KEY` does that")
+    manifest_bytes = (folder / MANIFEST_FILE).read_bytes()
+    signature = Signature.parse(signature_file.read_bytes())
+    now = datetime.now(UTC)
+    if trusted:
+        signature.check(manifest_bytes, trusted, now)
+    if not manifest.chunks:
+        raise Rejected(Reason.BAD_RELEASE, f"{folder}: its manifest names no chunks; sign it again")
+    manifest.check_date(now)
+    shipment = Shipment(manifest, manifest_bytes, signature, model.read_bytes())
+    shipment.desired("x" * 64, 0, hold=True)
+    return shipment
+
+
+class Shelf:
+    """The releases of one coordinator on disk; those that were read stay in memory."""
+
+    def __init__(self, folder: Path, trusted: TrustedKeys) -> None:
+        self._folder = folder
+        self._trusted = trusted
+        self._read: dict[str, Shipment] = {}
+
+    def put(self, folder: Path) -> Shipment:
+        """Copies a release onto the shelf, whole or not at all; raises Rejected when it may not be shipped."""
+        shipment = read_shipment(folder, self._trusted)
+        target = self._folder / shipment.name
+        if not target.is_dir():
+            half = target.with_suffix(".part")
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir(parents=True)
+            for name in (MANIFEST_FILE, SIGNATURE_FILE, MODEL_FILE, CARD_FILE):
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, half / name)
+            half.rename(target)
+        return shipment
+
+    def get(self, name: str) -> Shipment:
+        """A release by its name; raises Rejected when it is not there, or may not be shipped any more."""
+        if not SEGMENT.fullmatch(name) or not (self._folder / name).is_dir():
+            raise Rejected(Reason.BAD_RELEASE, f"release {name!r}: not on the shelf {self._folder}")
+        if name not in self._read:
+            self._read[name] = read_shipment(self._folder / name, self._trusted)
+        return self._read[name]
+
+
+def put_again(shelf: Shelf, folder: Path, key: Path) -> Shipment:
+    """Puts a copy of a release on the shelf, signed with a counter that is higher than any before: the time; raises Rejected."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "release"
+        manifest, model = read_release(folder)
+        copy.mkdir()
+        (copy / MANIFEST_FILE).write_bytes(manifest.encode())
+        shutil.copyfile(model, copy / MODEL_FILE)
+        counter = max(int(time.time()), manifest.counter + 1)
+        sign(copy, read_private(key), counter, None, manifest.minimum_agent, manifest.chunk_bytes)
+        return shelf.put(copy)

@@ -1,0 +1,234 @@
+"""The coordinator: reports come in, the machine decides, the journal writes it down, and then what is owed goes out."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from protocol import topics
+from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected
+from protocol.link import Broker, Link, Presence
+from protocol.messages import Message, Status
+from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
+from protocol.signature import TrustedKeys
+from protocol.topics import Fleet
+from trainer.book import Book, StartArgs
+from trainer.journal import LEASE_S, Journal
+from trainer.publish import RATE_BYTES_S, Publisher
+from trainer.rollout import allows
+from trainer.rollout_state import Abort, Answered, Connected, Event, Heard, Pause, Resume, Tick, Unreadable
+from trainer.say import Mouth
+from trainer.shelf import Shelf
+
+log = logging.getLogger(__name__)
+
+TOGETHER_S = 0.05
+"""What comes in so short a time is decided and written down together."""
+REMEMBERED = 100
+REPORT_AFTER_S = (0.0, 6.0, 20.0)
+JOURNAL_FILE, SHELF_FOLDER = "rollouts.sqlite", "releases"
+
+
+class AnyReport(Message):
+    """A camera's report as bytes: what cannot be read must count, not vanish."""
+
+    topic = topics.REPORTED
+    max_bytes = 1_000_000
+    payload: bytes
+
+    @classmethod
+    def _parse(cls, payload: bytes) -> Self:
+        return cls(payload=payload)
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """How a coordinator is set up."""
+
+    broker: Broker
+    base: str
+    state_dir: Path
+    trusted: TrustedKeys = field(default_factory=dict)
+    """A release must be signed by one of these keys; when empty, by any: the cameras judge."""
+    rate_bytes_s: float = RATE_BYTES_S
+    tick_s: float = 1.0
+
+
+class Coordinator:
+    """The one that runs rollouts for the cameras of a base."""
+
+    def __init__(self, settings: WatchSettings) -> None:
+        self._settings = settings
+        self._fleet = Fleet(settings.base)
+        self._journal = Journal(settings.state_dir / JOURNAL_FILE, time.time)
+        self._shelf = Shelf(settings.state_dir / SHELF_FOLDER, settings.trusted)
+        self._book = Book(self._journal, self._shelf, time.time)
+        presence = Presence(self._fleet, self._on_connection, CoordinatorStatus)
+        self._link = Link(settings.broker, f"{settings.base}-coordinator", presence)
+        self._mouth = Mouth(self._link, settings.base, self._book, self._journal, time.time)
+        self._publisher = Publisher(self._link, settings.base, self._book.find, settings.rate_bytes_s)
+        self._heard: list[Event] = []
+        self._connected = asyncio.Event()
+        self._answered: deque[RolloutAck] = deque(maxlen=REMEMBERED)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of chunks that the broker took."""
+        return self._publisher.bytes_sent
+
+    @property
+    def online(self) -> int:
+        """How many cameras are known to be there."""
+        return sum(self._book.online.values())
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Coordinates until stopped. Raises DeviceError when the journal fails or another coordinator takes over, Rejected when it cannot be read."""
+        await self._take_lease(stop)
+        if stop.is_set():
+            return
+        try:
+            self._book.load()
+            await self._work(stop)
+        finally:
+            with contextlib.suppress(DeviceError):
+                self._journal.close()
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        jobs = (self._renew, self._listen, self._obey, self._greet_back, self._decide, self._mouth.run, self._publisher.run)
+        async with self._link:
+            tasks = [asyncio.create_task(job()) for job in jobs]
+            stopping = asyncio.create_task(stop.wait())
+            try:
+                done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stopping}:
+                    task.result()
+            finally:
+                for task in (*tasks, stopping):
+                    task.cancel()
+                await asyncio.gather(*tasks, stopping, return_exceptions=True)
+
+    async def _take_lease(self, stop: asyncio.Event) -> None:
+        has_complained = False
+        while not stop.is_set() and (holder := self._journal.take()):
+            if not has_complained:
+                log.warning("another coordinator is at work (%s); waiting for it to end", holder)
+                has_complained = True
+            await asyncio.sleep(1)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            self._journal.renew()
+
+    def _on_connection(self, _: int) -> tuple[Message, ...]:
+        self._heard.append(Connected(time.time()))
+        self._connected.set()
+        return ()
+
+    async def _greet_back(self) -> None:
+        """After each connection the cameras are asked how they are: not every broker keeps what they said for us.
+
+        Asked again a little later: a camera that was just connecting may have spoken before we heard, and not have heard us.
+        """
+        while True:
+            await self._connected.wait()
+            self._connected.clear()
+            for pause_s in REPORT_AFTER_S:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._connected.wait(), pause_s)
+                    break
+                await self._link.wait_online()
+                with contextlib.suppress(LinkError):  # the next connection asks again
+                    await self._link.send(self._fleet, Report())
+                self._book.say_all()
+
+    async def _listen(self) -> None:
+        async with self._link.receive(self._settings.base, Status, AnyReport) as messages:
+            async for address, message, is_retained in messages:
+                match message:
+                    case Status(value=value):
+                        self._heard.append(Heard(time.time(), _name(address), value == "online"))
+                    case AnyReport(payload=payload) if payload:
+                        if not is_retained:
+                            self._heard.append(Heard(time.time(), _name(address)))
+                        self._heard.append(_answer(_name(address), payload))
+
+    async def _decide(self) -> None:
+        ticked_s = 0.0
+        while True:
+            await asyncio.sleep(TOGETHER_S)
+            if time.monotonic() - ticked_s >= self._settings.tick_s:
+                ticked_s = time.monotonic()
+                self._heard.append(Tick(time.time()))
+            self._decide_now()
+
+    def _decide_now(self) -> None:
+        events, self._heard = self._heard, []
+        if events:
+            self._book.hear(*events)
+
+    async def _obey(self) -> None:
+        async with self._link.receive(self._settings.base, RolloutCommand, max_waiting=REMEMBERED) as commands:
+            async for _, command, is_retained in commands:
+                if is_retained or (command.expires is not None and command.expires <= datetime.now(UTC)):
+                    log.warning("rollout command %s (%s): retained or expired, ignored", command.id, command.op)
+                    continue
+                ack = next((own for own in self._answered if own.id == command.id), None) or self._carry_out(command)
+                with contextlib.suppress(LinkError):  # the sender asks again
+                    await self._link.send(self._fleet, ack)
+
+    def _carry_out(self, command: RolloutCommand) -> RolloutAck:
+        self._decide_now()
+        try:
+            ack = RolloutAck(id=command.id, ok=True, rollout=self._do(command))
+        except DeviceError:
+            raise
+        except FleetError as error:
+            ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=str(error)[:500])
+        log.info("rollout command %s (%s): %s", command.id, command.op, ack.reason or "done")
+        self._answered.append(ack)
+        return ack
+
+    def _do(self, command: RolloutCommand) -> str:
+        """Does it, and returns the rollout that it is about; raises Rejected."""
+        if command.op == "start":
+            return self._book.start(StartArgs.parse(command.args))
+        rollout = command.rollout or self._current()
+        if command.op == "status":
+            self._book.say_all()
+            return rollout
+        if rollout not in self._book.entries:
+            raise Rejected(Reason.BAD_PAYLOAD, f"no rollout {rollout!r} is open; open are {', '.join(self._book.entries) or 'none'}")
+        reason = str(command.args.get("reason") or "asked for")[:200]
+        if command.op == "rollback":
+            return self._book.roll_back(rollout, str(command.args.get("release", "")), reason)
+        now_s = time.time()
+        event = {"pause": Pause(now_s, reason), "resume": Resume(now_s), "abort": Abort(now_s, reason)}[command.op]
+        state = self._book.entries[rollout].state
+        if not allows(state, type(event)):
+            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {state.phase}: it cannot {command.op}")
+        self._book.do(rollout, event)
+        return rollout
+
+    def _current(self) -> str:
+        busy = self._book.under_way()
+        return busy.state.plan.rollout if busy else next(reversed(self._book.entries), "")
+
+
+def _name(address: topics.Address) -> str:
+    return f"{address.site}/{address.camera}"
+
+
+def _answer(camera: str, payload: bytes) -> Event:
+    try:
+        said = Reported.decode(payload)
+    except Rejected as error:
+        return Unreadable(time.time(), camera, str(error)[:200])
+    return Answered(
+        time.time(), camera, said.rollout, said.attempt, said.digest, said.state, boot=said.boot, seq=said.seq, reason=said.reason, detail=said.detail
+    )
