@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,17 +98,18 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     to: Annotated[Path, typer.Option("--out", help="Release folder to write.")],
     version: str = "1",
+    name: Annotated[str, typer.Option(help="What the release is called; by default the run's name, of a detector `face`.")] = "",
 ) -> None:
     """Writes a run as a release folder: model.onnx, manifest.json, CARD.md."""
     if detector_commands.is_detector_run(run):
-        detector_commands.export_detector_run(run, to, version)
+        detector_commands.export_detector_run(run, to, version, name or "face")
         return
     from trainer import export as exporter
     from trainer import results
     from trainer import runs as run_folders
 
     config, network = run_folders.load_student(run)
-    release = exporter.export(config, network, results.load(run), version, to)
+    release = exporter.export(replace(config, name=name or config.name), network, results.load(run), version, to)
     out.print(f"{to}: {release.manifest.name} {version}, {len(release.model):,} bytes, sha256 {release.manifest.digest[:12]}", highlight=False)
 
 

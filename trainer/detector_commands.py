@@ -36,11 +36,11 @@ def detector(
     out.print(f"{runs / name}: threshold {results['threshold']}", highlight=False)
 
 
-def export_detector_run(run: Path, to: Path, version: str) -> None:
+def export_detector_run(run: Path, to: Path, version: str, name: str) -> None:
     """Writes a detector's run as a release folder."""
     from trainer.detector_release import export_detector
 
-    manifest = export_detector(run, "face", version, to)
+    manifest = export_detector(run, name, version, to)
     out.print(f"{to}: {manifest.name} {version}, {manifest.size_bytes:,} bytes, sha256 {manifest.digest[:12]}", highlight=False)
 
 

@@ -26,7 +26,7 @@ async def test_one_alert_then_a_clean_stop_that_ends_it(mosquitto, tmp_path: Pat
     telemetry = ear.of(Telemetry)[-1]
     assert telemetry.fps_capture == pytest.approx(15, rel=0.3)
     assert telemetry.fps_processed <= telemetry.fps_capture + 1
-    assert telemetry.model.startswith("door")
+    assert telemetry.model.startswith("gate")
     assert telemetry.faces > 0.9
     assert 20 < telemetry.memory_mb < 400
 

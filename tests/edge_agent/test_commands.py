@@ -106,7 +106,7 @@ def test_doctor_names_what_is_wrong(tmp_path: Path) -> None:
     assert [part for part, finding in found.items() if not finding["is_good"]] == ["camera", "broker"]
     assert "plugged in" in found["camera"]["text"]
     assert "absent" in found["broker"]["text"]
-    assert "door" in found["classifier"]["text"]
+    assert "gate" in found["classifier"]["text"]
 
 
 def test_doctor_tells_a_broker_that_refuses_from_one_that_is_absent(tmp_path: Path) -> None:

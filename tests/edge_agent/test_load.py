@@ -33,7 +33,7 @@ def rejection(release: Path) -> Rejected:
 
 def test_the_release_that_ships_loads() -> None:
     classify, model = load_classifier(ClassifySettings())
-    assert model.name == "door"
+    assert model.name == "gate"
     assert callable(classify)
 
 

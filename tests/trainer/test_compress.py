@@ -91,7 +91,7 @@ def test_killed_and_started_again_it_finishes(tmp_path: Path, data: Path) -> Non
     assert 0 <= rows["small"]["accuracy_mean"] <= 1
     assert rows["small"]["how"] == "distilled from teacher with features"
     assert rows["small-pruned"]["how"] == "pruned 75% of teacher, fine-tuned"
-    assert {(row["name"], row["held_out"]) for row in document["folds"]} == {(n, s) for n in ("sight", "door-small") for s in ("door", "web")}
+    assert {(row["name"], row["held_out"]) for row in document["folds"]} == {(n, s) for n in ("lite0", "door-small") for s in ("door", "web")}
     assert document["machine"]["threads"] == 1
     assert (folder / "report.html").stat().st_size > 10_000
 
