@@ -1,7 +1,9 @@
 """The agent as a process, against a real mosquitto, listened to by an ordinary MQTT client."""
 
 import asyncio
+import contextlib
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -31,10 +33,20 @@ async def test_one_alert_then_a_clean_stop_that_ends_it(mosquitto, tmp_path: Pat
     assert 20 < telemetry.memory_mb < 400
 
 
+def stored(tmp_path: Path) -> int:
+    """How many messages wait in the outbox."""
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(tmp_path / "state" / "maskfleet-home-door.sqlite")) as db:
+        return int(db.execute("SELECT count(*) FROM outbox").fetchone()[0])
+    return 0
+
+
 async def test_alerts_of_an_outage_arrive_after_it_in_order_and_marked(mosquitto, tmp_path: Path) -> None:
     mosquitto.stop()
     async with running(mosquitto, tmp_path):
-        await asyncio.sleep(13)  # the alert at about 1 s and its end at about 8 s happen while nobody listens
+        async with asyncio.timeout(60):  # the alert at about 1 s and its end at about 8 s happen while nobody listens
+            while stored(tmp_path) < 2:
+                await asyncio.sleep(0.5)
+        await asyncio.sleep(2.5)
         mosquitto.start()
         async with listening(mosquitto) as ear:
             await ear.until(lambda ear: ear.of(IncidentEnded))
@@ -48,7 +60,9 @@ async def test_alerts_of_an_outage_arrive_after_it_in_order_and_marked(mosquitto
 async def test_alerts_survive_kill_9(mosquitto, tmp_path: Path) -> None:
     mosquitto.stop()
     async with running(mosquitto, tmp_path) as process:
-        await asyncio.sleep(6)
+        async with asyncio.timeout(60):
+            while stored(tmp_path) < 1:
+                await asyncio.sleep(0.5)
         process.kill()
         await process.wait()
     mosquitto.start()
