@@ -14,7 +14,7 @@ from pathlib import Path
 from rig import free_port
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-START_S = 120
+START_S = 300
 CAMERAS = 5
 
 
@@ -55,6 +55,7 @@ class Child:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             time.sleep(0.05)
+        self.stop(signal.SIGKILL)
         raise RuntimeError(f"{type(self).__name__} did not start: {(self.folder / 'out.txt').read_text()[-2000:]}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
