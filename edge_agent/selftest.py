@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from edge_agent.settings import ClassifySettings, DetectSettings
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.rollouts import Kind
 
-TIME_S = 60.0
+CPU_S = 60
+"""A model that has taken so much of the processor is not proven any more; how long that takes is the machine's affair."""
+TIME_S = 600.0
 MEMORY_BYTES = 600_000_000
 """On top of what the libraries take before a model is loaded: address space, of which a model this small uses a tenth."""
 RUNS = 20
@@ -47,6 +50,8 @@ async def prove(kind: Kind, new: Path, old: Path, time_s: float = TIME_S) -> Non
         if child.returncode is None:
             child.kill()
             await child.wait()
+    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise Rejected(Reason.TIMED_OUT, f"the self-test took {CPU_S} s of the processor, or was killed")
     try:
         answer = json.loads(output[:MAX_OUTPUT])
         if child.returncode == 0 and answer["ok"]:
@@ -58,7 +63,8 @@ async def prove(kind: Kind, new: Path, old: Path, time_s: float = TIME_S) -> Non
 
 def main(kind: str, new: Path, old: Path) -> None:
     """The child: prints what it finds."""
-    os.nice(10)
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
     try:

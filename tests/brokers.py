@@ -14,7 +14,7 @@ from pathlib import Path
 from rig import free_port
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-START_S = 120
+START_S = 300
 CAMERAS = 5
 
 
@@ -49,17 +49,19 @@ class Child:
     def start(self) -> None:
         log = (self.folder / "out.txt").open("ab")
         with log:
-            self._process = subprocess.Popen(self.command(), env={**os.environ, **self.environment()}, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.command(), env={**os.environ, **self.environment()}, stdout=log, stderr=log, start_new_session=True)
         end_s = time.monotonic() + START_S
         while time.monotonic() < end_s and self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             time.sleep(0.05)
+        self.stop(signal.SIGKILL)
         raise RuntimeError(f"{type(self).__name__} did not start: {(self.folder / 'out.txt').read_text()[-2000:]}")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process:
-            self._process.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):  # RabbitMQ's script has children: all of its session are meant
+                os.killpg(self._process.pid, number)
             self._process.wait()
             self._process = None
 

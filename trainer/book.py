@@ -124,6 +124,14 @@ class Book:
         self.unsaid.update(self.entries)
         self.changed.set()
 
+    def let_go(self) -> None:
+        """Rollouts that are over, and not the latest, are closed once their last state has been said."""
+        for name in list(self.entries)[:-1]:
+            entry = self.entries[name]
+            if is_over(entry.state) and name not in self.unsaid:
+                self._journal.save(entry.state, entry.state, entry.shipment.name, [], self._clock(), is_open=False)
+                del self.entries[name]
+
     def told(self, key: tuple[str, str], tell: Tell) -> None:
         """The broker has it; a newer wish for the same camera stays owed."""
         if self.tells.get(key) == tell:
@@ -151,9 +159,6 @@ class Book:
         for old, entry in list(self.entries.items()):
             if entry.state.plan.kind == manifest.kind:
                 self.do(old, Supersede(at_s))
-            if is_over(entry.state):
-                self._save(entry.state, entry.state, entry.shipment, [], is_open=False)
-                del self.entries[old]
         draft = Rollout(plan=plan, since_s=at_s)
         text = f"{manifest.name} {manifest.version}, counter {manifest.counter}, to {', '.join(select[:5])}{' ...' if len(select) > 5 else ''}"
         self._save(None, draft, shipment, [Note("started", text=text[:500])])

@@ -30,11 +30,13 @@ Find = Callable[[str], Shipment | None]
 class Publisher:
     """Serves chunks of the releases that `find` knows; `bytes_sent` counts what the broker took."""
 
-    def __init__(self, link: Link, base: str, find: Find, rate_bytes_s: float = RATE_BYTES_S) -> None:
+    def __init__(self, link: Link, base: str, find: Find, rate_bytes_s: float = RATE_BYTES_S, is_telling: Callable[[], bool] = lambda: False) -> None:
+        """`is_telling` says whether more cameras are about to hear of a release: their wishes are waited for."""
         self._link = link
         self._base = base
         self._find = find
         self._rate_bytes_s = rate_bytes_s
+        self._is_telling = is_telling
         self._next_s = 0.0
         self._wishes: dict[str, set[int]] = defaultdict(set)
         self._wished: Counter[tuple[str, str, str]] = Counter()
@@ -74,6 +76,8 @@ class Publisher:
         first_s = clock()
         while clock() < min(self._heard_s + GATHER_S, first_s + GATHER_MAX_S):
             await asyncio.sleep(GATHER_S / 10)
+            if self._is_telling():
+                self._heard_s = clock()
 
     async def _broadcast(self, release: str) -> None:
         """Sends each chunk that is wished for; a wish is met when its chunk is sent, so one that comes meanwhile is not met twice."""

@@ -44,6 +44,7 @@ class Mouth:
             try:
                 await self._tell()
                 await self._say_states()
+                self._book.let_go()
                 await self._say_record()
             except LinkError as error:
                 log.info("not said, will be said again: %s", error)

@@ -1,0 +1,198 @@
+"""The coordinator as a program: orders over MQTT and from the command line, kill -9 in the middle, and the way back."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiomqtt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from compose.simulate import living
+from compose.simulated import Faults, cameras
+from compose.throwaway import shipped, sign_release
+from protocol.errors import LinkError, Rejected
+from protocol.link import Broker, Link
+from protocol.rollouts import Reported, RolloutCommand, RolloutLog, RolloutState
+from protocol.signature import public_text, trusted_keys
+from protocol.topics import Address
+from trainer import keys as trainer_keys
+from trainer.order import connected, order
+
+COUNT = 6
+KEY = Ed25519PrivateKey.generate()
+PUBLIC = public_text(KEY.public_key())
+RULES = ("--soak-s", "0.2", "--answer-s", "60")
+
+
+class Fleet:
+    """A watch process, simulated cameras, and an operator's link that hears all states and lines."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        self.port, self.folder = port, folder
+        self.environment = {**os.environ, "MASKFLEET_BROKER__URL": f"mqtt://127.0.0.1:{port}", "MASKFLEET_STATE_DIR": str(folder / "watch")}
+        self.states: list[RolloutState] = []
+        self.lines: list[RolloutLog] = []
+        self.process: asyncio.subprocess.Process | None = None
+        self.link: Link | None = None
+
+    async def watch(self) -> None:
+        command = (sys.executable, "-m", "trainer", "watch", "--trust", PUBLIC)
+        self.process = await asyncio.create_subprocess_exec(*command, env=self.environment, stderr=asyncio.subprocess.DEVNULL)
+        for _ in range(5):  # a busy machine takes its time to start a program
+            with contextlib.suppress(LinkError):
+                await order(self.link, "maskfleet", "status")
+                return
+
+    async def command(self, *arguments: object) -> tuple[int, str]:
+        words = [str(one) for one in arguments]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trainer", *words, env=self.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        output, _ = await process.communicate()
+        return process.returncode, output.decode()
+
+    def release(self, version: str, counter: int, key: Ed25519PrivateKey = KEY, fill: bytes = b"") -> Path:
+        manifest, _ = shipped()
+        return sign_release(self.folder / f"release-{version}-{counter}", manifest, (fill or version.encode()) * 50_000, version, counter, key)
+
+    async def until(self, holds, seconds: float = 120) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while not holds():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"not in {seconds} s; states {self.states[-3:]}, lines {self.lines[-5:]}") from None
+
+    async def ends(self, phase: str) -> RolloutState:
+        await self.until(lambda: any(state.phase == phase for state in self.states))
+        return next(state for state in self.states if state.phase == phase)
+
+
+@pytest.fixture
+async def fleet(mosquitto, tmp_path: Path) -> AsyncIterator[Fleet]:
+    own = Fleet(mosquitto.port, tmp_path)
+    broker = Broker(port=mosquitto.port)
+
+    async def hear(link: Link) -> None:
+        async with link.receive("maskfleet", RolloutState, RolloutLog) as messages:
+            async for _, message, _ in messages:
+                (own.states if isinstance(message, RolloutState) else own.lines).append(message)
+
+    simulated = cameras(broker, "maskfleet", tmp_path / "cameras", trusted_keys([PUBLIC]), range(COUNT), Faults())
+    async with connected(broker, "maskfleet") as link, living(simulated):
+        own.link = link
+        hearing = asyncio.create_task(hear(link))
+        await own.watch()
+        try:
+            yield own
+        finally:
+            hearing.cancel()
+            if own.process.returncode is None:
+                own.process.kill()
+            await own.process.wait()
+
+
+async def test_a_rollout_from_the_command_line_survives_kill_9_and_goes_back(fleet: Fleet) -> None:
+    code, text = await fleet.command("rollout", "start", fleet.release("2", 3), *RULES, "--waves", "1,50%,100%")
+    assert code == 0, text
+    await fleet.until(lambda: any(state.committed for state in fleet.states))
+    fleet.process.kill()
+    await fleet.process.wait()
+    await fleet.watch()
+    done = await fleet.ends("done")
+    assert done.committed == COUNT
+    assert done.epoch == 2
+    assert {"started", "running", "asked", "committed", "soaking", "done"} <= {line.event for line in fleet.lines}
+    assert [line.seq for line in fleet.lines] == sorted(line.seq for line in fleet.lines)
+
+    code, text = await fleet.command("rollout", "status", "--json")
+    document = json.loads(text)
+    assert document["coordinator"] == "online"
+    assert [one["committed"] for one in document["rollouts"]] == [COUNT]
+
+    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 2, fill=b"0"))
+    assert (code, text.count("\n")) == (1, 1)
+    assert "counter above 3" in text
+    keep = trainer_keys.new(fleet.folder / "stranger")[0]
+    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 1, fill=b"0"), "--sign-with", keep)
+    assert (code, text.count("\n")) == (1, 1)
+    assert "not trusted" in text
+    private = fleet.folder / "owner.key"
+    private.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 0, fill=b"0"), "--sign-with", private)
+    assert code == 0, text
+    back = await fleet.ends("rolled_back")
+    assert back.counter == 3
+    await fleet.until(lambda: fleet.states[-1].phase == "done" and fleet.states[-1].version == "1")
+    assert fleet.states[-1].committed == COUNT
+
+
+async def test_orders_that_cannot_be_are_answered_in_one_line(fleet: Fleet) -> None:
+    assert fleet.link is not None
+    for args, why in (
+        ({"release": "nothing"}, "not on the shelf"),
+        ({"release": "../../etc"}, "not on the shelf"),
+        ({"release": "x", "threshold": "much"}, "threshold"),
+        ({"release": "x", "treshold": 1}, "treshold"),
+        ({}, "release"),
+    ):
+        with pytest.raises(Rejected, match=why):
+            await order(fleet.link, "maskfleet", "start", **args)
+    with pytest.raises(Rejected, match="no rollout 'r9'"):
+        await order(fleet.link, "maskfleet", "pause", "r9")
+    code, text = await fleet.command("rollout", "start", fleet.folder, *RULES)
+    assert (code, text.count("\n")) == (1, 1)
+    assert fleet.states == []
+
+
+async def test_retained_and_expired_orders_are_not_carried_out(fleet: Fleet) -> None:
+    topic = "maskfleet/rollout/command"
+    await fleet.command("rollout", "start", fleet.release("2", 3), *RULES, "--site", "nowhere")
+    await fleet.until(lambda: fleet.states)
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
+        await client.publish(topic, RolloutCommand(id="old", op="abort", expires=past).encode(), qos=1)
+        await client.publish(topic, b"{not json", qos=1)
+        await client.publish(topic, b"x" * 100_000, qos=1)
+        await client.publish(topic, RolloutCommand(id="new", op="pause").encode(), qos=1)
+        await fleet.ends("paused")
+        fleet.process.kill()
+        await fleet.process.wait()
+        await client.publish(topic, RolloutCommand(id="kept", op="abort").encode(), qos=1, retain=True)
+    await fleet.watch()
+    await fleet.until(lambda: fleet.states[-1].epoch == 2)
+    await asyncio.sleep(1)
+    assert {state.phase for state in fleet.states} == {"running", "paused"}
+
+
+async def test_a_report_that_cannot_be_read_stops_the_rollout(fleet: Fleet) -> None:
+    await fleet.command("rollout", "start", fleet.release("2", 3), *RULES, "--camera", "site-0/mute")
+    await fleet.until(lambda: fleet.states)
+    mute = Address("maskfleet", "site-0", "mute")
+    async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
+        await client.publish("maskfleet/camera/site-0/mute/status", b"online", qos=1)
+        await fleet.until(lambda: fleet.states[-1].updating == 1)
+        await client.publish(Reported.topic.build(mute), b'{"state": "commited"}', qos=1)
+    paused = await fleet.ends("paused")
+    assert "unreadable" in paused.reason
+
+
+async def test_a_second_coordinator_waits(fleet: Fleet) -> None:
+    await fleet.until((fleet.folder / "watch" / "rollouts.sqlite").exists)
+    await fleet.command("rollout", "status", "--json")
+    first = fleet.process
+    await fleet.watch()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(fleet.process.wait(), 4)
+    assert fleet.process.returncode is None
+    first.kill()
+    await first.wait()
+    await fleet.command("rollout", "start", fleet.release("2", 3), *RULES)
+    assert (await fleet.ends("done")).epoch == 2
