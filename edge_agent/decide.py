@@ -19,6 +19,8 @@ class Rules:
     """K: bare votes that open an incident, and masked votes that close it."""
     votes_kept: int = 7
     """N: how many of a face's last votes count; K is more than half of it, so no face is both."""
+    least_p: float = 0.85
+    """The mean p(no mask) of the bare votes that open an incident: what is no face at all is often read as a bare one, but never so surely."""
     age_s: float = 1.0
     """How long a face must have been followed before it can open an incident."""
     smallest_px: float = 24
@@ -165,21 +167,27 @@ def _is_confirmed(track: Track, now_s: float, rules: Rules) -> bool:
     return (
         _count(track, is_bare=True) >= rules.votes_needed
         and track.votes[-1].is_bare
+        and _mean_p(track) >= rules.least_p
         and now_s - track.first_s >= rules.age_s
         and now_s >= track.quiet_until_s
         and track.box.size >= rules.smallest_px
     )
 
 
+def _mean_p(track: Track) -> float:
+    """p(no mask) over the bare votes of a track that has some."""
+    bare = [vote.p_no_mask for vote in track.votes if vote.is_bare]
+    return sum(bare) / len(bare)
+
+
 def _opened(track: Track, seq: int, now_s: float, faces: int) -> Opened:
-    bare = [vote for vote in track.votes if vote.is_bare]
     return Opened(
         seq=seq,
         track=track.number,
         started_s=track.bare_since_s,
         confirmed_s=now_s,
-        p_no_mask=sum(vote.p_no_mask for vote in bare) / len(bare),
-        bare_votes=len(bare),
+        p_no_mask=_mean_p(track),
+        bare_votes=_count(track, is_bare=True),
         votes=len(track.votes),
         faces=faces,
     )

@@ -88,6 +88,8 @@ class DecideSettings(_Section):
     votes_needed: int = Field(default=Rules.votes_needed, ge=1, le=1000)
     """So many of a face's last `votes_kept` readings must agree to open or close an incident."""
     votes_kept: int = Field(default=Rules.votes_kept, ge=1, le=1000)
+    least_p: float = Field(default=Rules.least_p, ge=0, le=1)
+    """The mean p(no mask) of the votes that open an incident must reach this."""
     age_s: float = Field(default=Rules.age_s, ge=0, le=3600)
     """How long a face must have been followed before it can open an incident."""
     smallest_px: float = Field(default=Rules.smallest_px, ge=0)

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 COST_OF_MISS = 5.0
 """A missed bare face costs as much as this many false alarms."""
+MASKED_PER_BARE = 2.0
+"""Where masks are asked for, most faces wear one; networks are trained on as many bare ones."""
 UNSURE_HALF_LOGIT = 0.8
 """Half the width of the unsure band around the threshold, in log-odds."""
 
@@ -28,13 +30,13 @@ def temperature(logits_N2: Tensor, classes_N: NDArray[np.int64]) -> float:
     return float(log_t.exp().detach())
 
 
-def threshold(cost_of_miss: float = COST_OF_MISS) -> float:
-    """The p(without_mask) from which on an alarm costs less than silence, both classes being as likely: 1 / (1 + cost).
+def threshold(cost_of_miss: float = COST_OF_MISS, masked_per_bare: float = MASKED_PER_BARE) -> float:
+    """The p(without_mask), both classes being as likely, from which on an alarm costs less than silence at such a door.
 
     It follows from calibrated probabilities alone. Searched for on a few hundred pictures, it would follow from the few
     that the network errs on.
     """
-    return round(1 / (1 + cost_of_miss), 3)
+    return round(1 / (1 + cost_of_miss / masked_per_bare), 3)
 
 
 def unsure_band(at: float) -> tuple[float, float]:

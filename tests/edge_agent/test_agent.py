@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from live import listening, running
 
+from edge_agent.publish import REPLAYED_S
 from protocol.messages import Alert, Birth, Health, IncidentEnded, NoMask, Status, Telemetry
 
 
@@ -65,6 +66,7 @@ async def test_alerts_survive_kill_9(mosquitto, tmp_path: Path) -> None:
                 await asyncio.sleep(0.5)
         process.kill()
         await process.wait()
+    await asyncio.sleep(REPLAYED_S)
     mosquitto.start()
     async with listening(mosquitto) as ear, running(mosquitto, tmp_path):
         await ear.until(lambda ear: len(ear.of(Alert)) >= 2)

@@ -71,7 +71,11 @@ def test_the_threshold_costs_least_where_probabilities_are_true(cost: float) -> 
     p = rng.random(200_000)
     is_bare = rng.random(200_000) < p
     costs = {t: cost * (is_bare & (p < t)).mean() + (~is_bare & (p >= t)).mean() for t in np.linspace(0.05, 0.95, 37)}
-    assert calibrate.threshold(cost) == pytest.approx(min(costs, key=costs.get), abs=0.05)
+    assert calibrate.threshold(cost, masked_per_bare=1) == pytest.approx(min(costs, key=costs.get), abs=0.05)
+
+
+def test_the_more_wear_masks_the_surer_an_alarm_must_be() -> None:
+    assert calibrate.threshold(5, masked_per_bare=1) < calibrate.threshold(5) < calibrate.threshold(5, masked_per_bare=4)
 
 
 @given(st.floats(0.2, 0.8))
