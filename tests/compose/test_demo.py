@@ -7,6 +7,10 @@ import sys
 import pytest
 
 from edge_agent.demo_scene import BARE_S, MASKED_S
+from edge_agent.load import shipped
+from protocol.release import MANIFEST_FILE, Manifest
+
+MODEL = Manifest.parse((shipped("classifier") / MANIFEST_FILE).read_bytes()).name
 
 
 def maskfleet(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -29,19 +33,19 @@ def test_the_demo_shows_an_alert_that_ends_when_the_mask_goes_on() -> None:
 
 
 def test_the_demo_rolls_a_release_out_and_calls_another_back_while_the_camera_goes_on() -> None:
-    process = subprocess.Popen([sys.executable, "-m", "compose", "demo", "--seconds", "400"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "compose", "demo", "--seconds", "120"], stdout=subprocess.PIPE, text=True)
     lines = []
-    while "door 3: rolled_back" not in (lines[-1] if lines else ""):
+    while f"{MODEL} 3: rolled_back" not in (lines[-1] if lines else ""):
         lines.append(process.stdout.readline())
         assert lines[-1], "".join(lines)
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=60)
-    said = re.findall(r"update +(door \d): (\w+)", "".join(lines))
+    said = re.findall(rf"update +({MODEL} \d): (\w+)", "".join(lines))
     for state in ("fetching", "verifying", "testing", "shadow", "trial"):
-        assert ("door 2", state) in said
-        assert ("door 3", state) in said
-    assert said.index(("door 2", "committed")) < said.index(("door 3", "trial"))
-    first, last = (next(n for n, text in enumerate(lines) if f"door 2: {state}" in text) for state in ("shadow", "committed"))
+        assert (f"{MODEL} 2", state) in said
+        assert (f"{MODEL} 3", state) in said
+    assert said.index((f"{MODEL} 2", "committed")) < said.index((f"{MODEL} 3", "trial"))
+    first, last = (next(n for n, text in enumerate(lines) if f"{MODEL} 2: {state}" in text) for state in ("shadow", "committed"))
     assert any(re.search(r"telemetry [1-9]", text) for text in lines[first:last])  # frames go on while the models are exchanged
     assert "1 committed, 1 rolled back" in rest.splitlines()[-1]
 
@@ -56,7 +60,7 @@ def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto, monkeypatch:
     assert counts["rolled_back"] == 0
 
 
-@pytest.mark.parametrize(("broker", "says"), [("localhost", "broker URL"), ("mqtt://127.0.0.1:9", "is it running?")])
+@pytest.mark.parametrize(("broker", "says"), [("localhost", "broker URL"), ("mqtt://127.0.0.1:9", "Connection refused")])
 def test_a_broker_that_is_not_there_is_one_line(broker: str, says: str) -> None:
     done = maskfleet("demo", "--broker", broker)
     assert done.returncode == 1

@@ -44,6 +44,13 @@ def test_nothing_is_confirmed_before_its_age() -> None:
     assert opened.confirmed_s >= RULES.age_s
 
 
+def test_votes_that_are_never_sure_open_nothing() -> None:
+    """What is no face at all is often read as a bare one, at p between one half and 0.8."""
+    doubtful = (Reading(Face(Box(100, 100, 60, 60), 0.9), 0.75, BARE),)
+    assert play([doubtful] * 100)[1] == []
+    assert len(play([doubtful] * 10 + [(reading(BARE),)] * 10)[1]) == 1
+
+
 def test_a_mask_that_goes_on_ends_it_and_one_that_comes_off_is_a_new_one() -> None:
     _, incidents = play([(reading(BARE),)] * 10 + [(reading(MASKED),)] * 30 + [(reading(BARE),)] * 10)
     assert [type(one) for one in incidents] == [Opened, Closed, Opened]
