@@ -139,6 +139,8 @@ def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
     """
     graph = onnx.load_model_from_string(exported).graph
     tensors = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    # Tensors that are equal stand in the file once, the others as names for it.
+    tensors |= {node.output[0]: tensors[node.input[0]] for node in graph.node if node.op_type == "Identity" and node.input[0] in tensors}
     folded = [[tensors[name] for name in node.input[1:]] for node in graph.node if node.op_type == "Conv"]
     convolutions: list[nn.Conv2d] = []
     hooks = [part.register_forward_hook(lambda part, _, __: convolutions.append(part)) for part in network.modules() if isinstance(part, nn.Conv2d)]

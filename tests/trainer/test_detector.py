@@ -27,7 +27,7 @@ def train(run, recipe=TINY, **settings):
 
 
 def test_a_few_steps_lower_the_loss(tmp_path):
-    recipe = DetectorRecipe(size="small", steps=40, batch=4)
+    recipe = DetectorRecipe(size="small", steps=40, batch=4, plain_share=0)
     reports = train(tmp_path, recipe, report_every=10)
     assert [report.step for report in reports] == [10, 20, 30, 40]
     assert sum(reports[-1].losses.values()) < 0.8 * sum(reports[0].losses.values())
