@@ -98,10 +98,6 @@ class Backbone(Network):
             low = self.low(images_NCHW)
         return self.high(low).mean((2, 3))  # type: ignore[no-any-return]
 
-    def judge(self, features_NC: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.dropout(features_NC))
-        return logits
-
 
 def blank(architecture: Architecture) -> Network:
     """A network of this architecture, to be given weights."""

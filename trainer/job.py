@@ -69,12 +69,13 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
         splits = without_source(splits, job.lineage.held_out)
     architecture = _architecture(job, folder)
     config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, splits.train.sources, job.lineage)
-    if job.architecture == backbone.NAME or (job.lineage.teacher and _is_backbone(folder / job.lineage.teacher)):
+    teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
+    if job.architecture == backbone.NAME or isinstance(teacher, backbone.Backbone):
         config = replace(config, pictures={**config.pictures, **backbone.KNEW})
     torch.manual_seed(job.recipe.seed)
     network = backbone.fresh(architecture)
-    objective = _objective(job, folder)
-    labelled = _labelled(job, all_pictures, folder)
+    objective = _objective(job, teacher)
+    labelled = _labelled(job, teacher, all_pictures, folder)
 
     def learn() -> Iterator[Epoch]:
         if not job.lineage.start:
@@ -104,24 +105,19 @@ def _architecture(job: Job, folder: Path) -> Architecture:
     return ARCHITECTURES[job.architecture]
 
 
-def _is_backbone(teacher: Path) -> bool:
-    return runs.load(teacher)[0].architecture_name == backbone.NAME
-
-
-def _objective(job: Job, folder: Path) -> Callable[..., torch.Tensor] | None:
-    if not job.lineage.teacher:
+def _objective(job: Job, teacher: Network | None) -> Callable[..., torch.Tensor] | None:
+    if teacher is None:
         return None
     teaching = Teaching(feature_weight=1.0 if job.lineage.features else 0.0, label_smoothing=job.recipe.label_smoothing)
     if job.lineage.views:
         return told(teaching)
-    return distillation(runs.load(folder / job.lineage.teacher)[1], teaching)
+    return distillation(teacher, teaching)
 
 
-def _labelled(job: Job, pictures: Pictures, folder: Path) -> views.Views | None:
+def _labelled(job: Job, teacher: Network | None, pictures: Pictures, folder: Path) -> views.Views | None:
     """The views that the job learns from; made and labelled by the first job that needs them."""
-    if not job.lineage.views:
+    if teacher is None or not job.lineage.views:
         return None
-    _, teacher = runs.load(folder / job.lineage.teacher)
     images = views.make(pictures, job.lineage.views, folder / f"views-{job.lineage.views}.npy")
     rows = np.flatnonzero(np.array([source != job.lineage.held_out for source in pictures.sources]))
     logits = views.ask(teacher, images, rows, folder / job.lineage.teacher / f"views-{job.lineage.views}.npy")

@@ -71,6 +71,8 @@ class Network(nn.Module):
     """What can be trained, taught and asked: it sees, then judges what it saw."""
 
     architecture: Architecture
+    dropout: nn.Dropout
+    classifier: nn.Linear
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits [N, 2] in the order of `LABELS`, of pictures [N, 3, S, S] normalised by `normalise`."""
@@ -82,7 +84,8 @@ class Network(nn.Module):
 
     def judge(self, features_NC: Tensor) -> Tensor:
         """Logits [N, 2] of what was seen."""
-        raise NotImplementedError
+        logits: Tensor = self.classifier(self.dropout(features_NC))
+        return logits
 
 
 class MaskNet(Network):
@@ -109,10 +112,6 @@ class MaskNet(Network):
 
     def embed(self, images_NCHW: Tensor) -> Tensor:
         return self.pool(self.features(images_NCHW)).flatten(1)  # type: ignore[no-any-return]
-
-    def judge(self, features_NC: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.dropout(features_NC))
-        return logits
 
 
 def prepare(images_NHWC: Tensor, input_px: int) -> Tensor:
