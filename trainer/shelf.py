@@ -1,5 +1,6 @@
 """Signed releases that may be shipped: a folder of release folders, and nothing that is not signed."""
 
+import hashlib
 import shutil
 import tempfile
 import time
@@ -27,8 +28,9 @@ class Shipment:
 
     @property
     def name(self) -> str:
-        """What the release is called on the shelf."""
-        return f"{self.manifest.kind}-{self.manifest.counter}-{self.manifest.digest[:12]}"
+        """What the release is called on the shelf: the same model, signed anew by any key, is another release."""
+        signed = hashlib.sha256(self.manifest_bytes + self.signature.encode()).hexdigest()
+        return f"{self.manifest.kind}-{self.manifest.counter}-{signed[:12]}"
 
     @property
     def short_digest(self) -> str:

@@ -1,0 +1,29 @@
+"""The coordinator's shelf: what was put on it stays what it was."""
+
+import shutil
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from protocol.signature import key_id
+from trainer import keys
+from trainer.shelf import Shelf
+
+
+def test_the_same_model_and_counter_signed_by_another_key_is_another_release(tmp_path: Path, classifier_release: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf", {})
+    signers = [Ed25519PrivateKey.generate() for _ in range(2)]
+    names = []
+    for number, signer in enumerate(signers):
+        folder = shutil.copytree(classifier_release, tmp_path / str(number))
+        keys.sign(folder, signer, 7, None, "0", 32 * 1024)
+        names.append(shelf.put(folder).name)
+    assert [shelf.get(name).signature.key for name in names] == [key_id(signer.public_key()) for signer in signers]
+
+
+def test_putting_a_release_twice_is_putting_it_once(tmp_path: Path, classifier_release: Path) -> None:
+    shelf = Shelf(tmp_path / "shelf", {})
+    folder = shutil.copytree(classifier_release, tmp_path / "release")
+    keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
+    assert shelf.put(folder).name == shelf.put(folder).name
+    assert len(list((tmp_path / "shelf").iterdir())) == 1
