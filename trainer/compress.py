@@ -6,7 +6,7 @@ share a folder: each run is made by the first that comes to it.
 
 import fcntl
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -38,7 +38,8 @@ class Options:
 
     epochs: int = 30
     """Of every reference and of every arm of the ablation alike."""
-    door_epochs: int = 60
+    door_epochs: int = 100
+    """Of every door model, as long as it learns from all pictures; with a source held out there are more, for as many steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
     students: tuple[str, ...] = ("gate",)
     views: int = 12
@@ -56,8 +57,10 @@ class Step:
     job: Job
 
 
-def plan(options: Options, sources: tuple[str, ...]) -> tuple[Step, ...]:
+def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
     """All runs in the order in which they can be made; sources are held out one by one when there are several.
+
+    `counts` are the training pictures of each source.
 
     Raises Rejected for an unknown student or a pattern that no run matches.
     """
@@ -67,10 +70,12 @@ def plan(options: Options, sources: tuple[str, ...]) -> tuple[Step, ...]:
         raise Rejected(Reason.BAD_SETTING, f"student {unknown[0]!r}: choose of {', '.join(possible)}")
     steps = [step for seed in options.seeds for step in (*_references(options, seed), *_ablation(options, seed))]
     for seed in options.seeds:
-        steps += _door(options, seed, held_out="")
+        steps += _door(options, seed, options.door_epochs)
     for seed in options.seeds:
-        for source in sources if len(sources) > 1 else ():
-            steps += _door(options, seed, held_out=source)
+        for source in counts if len(counts) > 1 else ():
+            all_pictures = sum(counts.values())
+            epochs = round(options.door_epochs * all_pictures / (all_pictures - counts[source]))
+            steps += _door(options, seed, epochs, held_out=source)
     return _chosen(steps, options.only) if options.only else tuple(steps)
 
 
@@ -123,9 +128,9 @@ def _ablation(options: Options, seed: int) -> list[Step]:
     return [Step("ablation", Job(f"small-{way}-s{seed}", "small", own, lineage)) for way, (own, lineage) in ways.items()]
 
 
-def _door(options: Options, seed: int, held_out: str) -> list[Step]:
+def _door(options: Options, seed: int, epochs: int, held_out: str = "") -> list[Step]:
     """The teacher that knows ImageNet, and its students; the first seed's teacher teaches the students of all seeds."""
-    recipe = Recipe(epochs=options.door_epochs, seed=seed, bfloat16=options.bfloat16)
+    recipe = Recipe(epochs=epochs, seed=seed, bfloat16=options.bfloat16)
     end, first = f"-without-{held_out}" if held_out else "", options.seeds[0]
     teacher = f"{TEACHER}{end}-s{first}"
     jobs = [Job(teacher, TEACHER, replace(TEACHER_RECIPE, seed=seed, bfloat16=options.bfloat16), Lineage(held_out=held_out))] if seed == first else []

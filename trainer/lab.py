@@ -145,7 +145,7 @@ def crops(
 def compress(
     data: Data,
     epochs: Annotated[int, typer.Option(min=1, help="Of each reference and each arm of the ablation.")] = 30,
-    door_epochs: Annotated[int, typer.Option(min=1, help="Of each door model.")] = 60,
+    door_epochs: Annotated[int, typer.Option(min=1, help="Of each door model, over all pictures; as many steps where a source is held out.")] = 100,
     seeds: Annotated[str, typer.Option(help="One repetition for each.")] = "0,1,2",
     students: Annotated[str, typer.Option(help="Architectures that learn from `lite0`.")] = "gate",
     only: Annotated[
@@ -171,7 +171,7 @@ def compress(
     if pictures.unreadable and not skip_unreadable:
         more = f" and {len(pictures.unreadable) - 1} more" if len(pictures.unreadable) > 1 else ""
         raise Rejected(Reason.BAD_INPUT, f"{data / pictures.unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
-    steps = plans.plan(options, pictures.sources)
+    steps = plans.plan(options, pictures.counts)
     found = study.cuts(frames, yunet) if frames else {}  # what is wrong with them is said before hours of training
     plans.execute(steps, pictures, data, runs, follow)
     document = study.finish(runs, data, pictures, found, measure=measure)

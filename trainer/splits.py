@@ -1,5 +1,6 @@
 """A data folder -> train, val and test, so that no photograph is on two sides."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +25,9 @@ class Splits:
     test: Pictures
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The data sets that the training pictures come from."""
-        return tuple(sorted(set(self.train.sources)))
+    def counts(self) -> dict[str, int]:
+        """How many training pictures come from each data set."""
+        return dict(sorted(Counter(self.train.sources).items()))
 
     @property
     def unreadable(self) -> tuple[str, ...]:
@@ -75,7 +76,7 @@ def without_source(splits: Splits, source: str) -> Splits:
     held = [part.select(np.array([s == source for s in part.sources])) for part in (splits.train, splits.val, splits.test)]
     kept = [part.select(np.array([s != source for s in part.sources])) for part in (splits.train, splits.val)]
     if not any(len(part) for part in held):
-        raise Rejected(Reason.BAD_SETTING, f"source {source!r}: no such source; there are {', '.join(splits.sources)}")
+        raise Rejected(Reason.BAD_SETTING, f"source {source!r}: no such source; there are {', '.join(splits.counts)}")
     for part in kept:
         _need_both_classes(part, f"what is left without source {source!r}")
     return Splits(kept[0], kept[1], join(held))

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from trainer.augment import augment
 from trainer.data import Pictures, join
-from trainer.models import Network, prepare
+from trainer.dye import dye
+from trainer.models import LABELS, Network, prepare
 
 BATCH = 32
 """Views that a teacher looks at together."""
 SEED = 7
+DYED = {"with_mask": 0.65, "without_mask": 0.1}
+"""Share of the views in which the lower face has another colour or pattern; some of them bare, for a bright colour alone is no mask."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,10 @@ def make(pictures: Pictures, count: int, path: Path) -> NDArray[np.uint8]:
         shape = (count, *pictures.images_NHWC.shape)
         views = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
         for view in range(count):
-            for row, image in enumerate(pictures.images_NHWC):
-                views[view, row] = augment(image, np.random.default_rng([SEED, view, row]))
+            for row, (image, label) in enumerate(zip(pictures.images_NHWC, pictures.classes_N, strict=True)):
+                rng = np.random.default_rng([SEED, view, row])
+                is_dyed = rng.random() < DYED[LABELS[label]]
+                views[view, row] = augment(dye(image, rng) if is_dyed else image, rng)
         views.flush()
         os.replace(part, path)
     return np.asarray(np.load(path, mmap_mode="r"))

@@ -42,26 +42,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_plan_holds_every_run_after_what_it_needs() -> None:
-    steps = plan(Options(), ("a", "b", "c"))
+    steps = plan(Options(), {"a": 300, "b": 50, "c": 50})
     names = [step.job.name for step in steps]
     assert len(set(names)) == len(names) == 3 * (6 + 4) + (1 + 3) + 3 * (1 + 3)
     for number, step in enumerate(steps):
         assert set(step.job.needs) <= set(names[:number])
     assert {step.job.recipe.epochs for step in steps if step.job.architecture == "small"} == {30}
+    epochs = {step.job.lineage.held_out: step.job.recipe.epochs for step in steps if step.job.architecture == "gate"}
+    assert epochs == {"": 100, "a": 400, "b": 114, "c": 114}, "as many steps without a source as with all"
 
 
 def test_only_takes_what_is_needed_along() -> None:
-    steps = plan(Options(seeds=(0,), only=("pruned50-s0",)), ())
+    steps = plan(Options(seeds=(0,), only=("pruned50-s0",)), {})
     assert [step.job.name for step in steps] == ["teacher-s0", "pruned50-s0"]
-    assert {step.group for step in plan(Options(only=("folds",)), ("a", "b"))} == {"folds"}
+    assert {step.group for step in plan(Options(only=("folds",)), {"a": 1, "b": 1})} == {"folds"}
     with pytest.raises(Rejected, match="no such group"):
-        plan(Options(only=("nonsense",)), ())
+        plan(Options(only=("nonsense",)), {})
     with pytest.raises(Rejected, match="student 'nobody'"):
-        plan(Options(students=("nobody",)), ())
+        plan(Options(students=("nobody",)), {})
 
 
 def test_one_source_gives_no_folds() -> None:
-    assert not [step for step in plan(Options(), ("web",)) if step.group == "folds"]
+    assert not [step for step in plan(Options(), {"web": 9}) if step.group == "folds"]
 
 
 def test_killed_and_started_again_it_finishes(tmp_path: Path, data: Path) -> None:
@@ -101,7 +103,7 @@ def test_killed_and_started_again_it_finishes(tmp_path: Path, data: Path) -> Non
 
 
 def test_it_counts_an_interrupted_run_as_not_made(tmp_path: Path, data: Path) -> None:
-    steps = plan(Options(epochs=2, seeds=(0,), only=("small-scratch-s0",)), ())
+    steps = plan(Options(epochs=2, seeds=(0,), only=("small-scratch-s0",)), {})
     pictures = read(data)
 
     def interrupted(name: str, total: int, epochs: object) -> None:

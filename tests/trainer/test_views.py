@@ -89,3 +89,12 @@ def test_a_job_learns_from_labelled_views_without_what_is_held_out(tmp_path: Pat
     assert not logits[:, held].any()
     assert logits[:, ~held].any(2).all()
     assert job.is_complete(tmp_path / "student")
+
+
+def test_most_masks_are_dyed_and_few_bare_faces(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "augment", lambda image, rng: image)
+    made = views.make(pictures, 24, tmp_path / "views.npy")
+    changed_VN = (made != pictures.images_NHWC[None]).any((2, 3, 4))
+    masked, bare = (changed_VN[:, pictures.classes_N == label].mean() for label in (0, 1))
+    assert 0.4 < masked < 0.85
+    assert 0 < bare < 0.3
