@@ -21,9 +21,9 @@ from compose.throwaway import shipped, sign_release
 from protocol.errors import LinkError
 from protocol.link import Broker, Link
 from protocol.messages import Status
-from protocol.rollouts import CoordinatorStatus, Desired, Reported, RolloutState
+from protocol.rollouts import CoordinatorStatus, Desired, Reported, RolloutState, UpdateState
 from protocol.signature import TrustedKeys, public_text, trusted_keys
-from protocol.topics import Fleet, RolloutAddress
+from protocol.topics import Address, Fleet, RolloutAddress
 from trainer.order import order
 from trainer.publish import RATE_BYTES_S
 from trainer.shelf import Shelf
@@ -69,11 +69,16 @@ async def simulate(what: Simulation, show: Callable[[str], None]) -> dict[str, A
         faults = what.faults if what.release_fault != "truncated" else replace(what.faults, truncates=True)
         fleet = cameras(broker, base, folder / "cameras", keys, range(what.cameras), faults)
         operator = await stack.enter_async_context(Link(broker, f"{base}-operator"))
-        async with coordinating(broker, base, folder / "coordinator", what.rate_bytes_s) as coordinator, living(fleet):
+        async with (
+            coordinating(broker, base, folder / "coordinator", what.rate_bytes_s) as coordinator,
+            living(fleet),
+            trials(operator, base) as tried,
+        ):
             await _gather(operator, coordinator, what.cameras, show)
             start_s = asyncio.get_running_loop().time()
             last = await _roll_out(operator, base, what, release, show)
-            figures = _figures(what, last, fleet, coordinator.bytes_sent, asyncio.get_running_loop().time() - start_s)
+            seconds = asyncio.get_running_loop().time() - start_s
+            figures = {**_figures(what, last, fleet, coordinator.bytes_sent, seconds), "back_s": tried.back_s}
         if what.url:
             await _tidy(operator, fleet, last)
         return figures
@@ -109,6 +114,40 @@ async def living(fleet: list[Camera]) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass
+class Trials:
+    """When new models began to decide, and how soon the old one did again."""
+
+    begun_s: dict[Address, float] = field(default_factory=dict)
+    back_s: float | None = None
+    """The longest time from a trial's beginning to the old model's return, as reported; None when no camera went back."""
+
+    def note(self, address: Address, state: UpdateState, now_s: float) -> None:
+        """Takes what a camera reports."""
+        if state is UpdateState.TRIAL:
+            self.begun_s.setdefault(address, now_s)
+        elif state is UpdateState.ROLLED_BACK and address in self.begun_s:
+            self.back_s = round(max(self.back_s or 0.0, now_s - self.begun_s.pop(address)), 2)
+
+
+@contextlib.asynccontextmanager
+async def trials(link: Link, base: str) -> AsyncIterator[Trials]:
+    """The trials that cameras report meanwhile."""
+    found = Trials()
+
+    async def listen() -> None:
+        async with link.receive(base, Reported) as reports:
+            async for address, report, _ in reports:
+                found.note(address, report.state, asyncio.get_running_loop().time())
+
+    listening = asyncio.create_task(listen())
+    try:
+        yield found
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
 
 
 def _release(what: Simulation, folder: Path, key: Ed25519PrivateKey) -> str:

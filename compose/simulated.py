@@ -5,7 +5,7 @@ import contextlib
 import functools
 import random
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -112,12 +112,12 @@ class SimulatedHost:
             raise Rejected(Reason.NOT_A_NUMBER, "the model gave no number")
         return Trial(frames=100, faces=30, disagreed=1, fps_before=15.0, latency_p95_before_ms=20.0, latency_p95_ms=20.5)
 
-    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:  # noqa: ARG002
+    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:  # noqa: ARG002
         """The new model decides."""
         await _work()
         figures = before or Trial(frames=100, faces=0, disagreed=0)
         p95_ms = 90.0 if self._model == "slow" else 20.5
-        return figures.model_copy(update={"fps": 15.0, "latency_p95_ms": p95_ms})
+        yield figures.model_copy(update={"fps": 15.0, "latency_p95_ms": p95_ms})
 
     async def settle(self) -> None:
         """Nothing to let go."""

@@ -5,10 +5,10 @@ import base64
 import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from edge_agent import check, update
 from edge_agent.check import Owner
@@ -19,6 +19,7 @@ from edge_agent.update_state import Accepted, Action, Asked, Done, Event, Failed
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.release import Manifest
 from protocol.rollouts import Desired, Kind, Trial
+from protocol.tasks import end
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class Host(Protocol):
     async def shadow(self, kind: Kind, folder: Path) -> Trial:
         """What the old model's frames took, then what the new one makes of the same faces while the old one decides."""
 
-    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:
-        """The new model decides, for the time of a trial: its figures beside those of before."""
+    def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
+        """The new model decides, for the time of a trial: its figures beside those of before, so far, and at last those of all of it."""
 
     async def settle(self) -> None:
         """The old model is not needed any more."""
@@ -90,13 +91,13 @@ class Installer:
                 if asking.done():
                     desired, asking = asking.result(), asyncio.create_task(self._inbox.get())
                     if self.state.asked != _name(desired):
-                        await _end(doing)
+                        await end(doing)
                         doing = self._begin(await self._ask(desired))
                     else:
                         self.changed.set()
         finally:
-            await _end(asking)
-            await _end(doing)
+            await end(asking)
+            await end(doing)
 
     async def _ask(self, desired: Desired) -> tuple[Action, ...]:
         """Turns to another desired state; a trial is rolled back first."""
@@ -173,8 +174,7 @@ class Installer:
             case Action.SHADOW:
                 return self._judged(await self._host.shadow(target.kind, folder))
             case Action.TRY:
-                event = self._judged(await self._host.attempt(target.kind, folder, self.state.trial))
-                return await self._once_connected(event)
+                return await self._once_connected(await self._tried(target.kind, folder))
         return None
 
     async def _check(self, now: datetime) -> Event:
@@ -186,6 +186,15 @@ class Installer:
         except Rejected as error:
             return Refused(error.reason, error.detail, target)
         return Accepted(target, await in_thread(self._slots.has, manifest, update.spare(self.state, manifest.kind)))
+
+    async def _tried(self, kind: Kind, folder: Path) -> Event:
+        """What a trial ends with: the first figures that are not good enough, or its last."""
+        async with contextlib.aclosing(self._host.attempt(kind, folder, self.state.trial)) as figures:
+            async for trial in figures:
+                event = self._judged(trial)
+                if isinstance(event, Failed):
+                    break
+        return event
 
     def _judged(self, trial: Trial) -> Event:
         try:
@@ -209,13 +218,6 @@ class Installer:
         if self.percent is None or percent // QUARTER != self.percent // QUARTER:
             self.changed.set()
         self.percent = percent
-
-
-async def _end(task: asyncio.Task[Any] | None) -> None:
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def _name(desired: Desired) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,9 @@ BASELINE_S = 5.0
 LOOK_S = 0.1
 MIN_FRAMES = 10
 """Fewer frames than this say nothing."""
+EARLY_S, EARLY_FRAMES = 3.0, 60
+"""A trial is judged from here on: a model that is too slow need not decide until the end. On fewer frames one hiccup is a verdict."""
+JUDGED_S = 1.0
 NO_FRAMES_S = 120.0
 """So long it is waited for frames, where the camera or detection is off."""
 HUNG_S = 5.0
@@ -103,25 +106,23 @@ class Sight:
     async def shadow(self, kind: Kind, folder: Path) -> Trial:
         """The old model alone, for its frame rate, then both on the same faces; returns what that took and showed."""
         new = await asyncio.to_thread(with_release, self.eyes, kind, folder, self._settings)
-        before = await self._watch(BASELINE_S)
+        before = await _last(self._watch(BASELINE_S))
         self._failure, self._shadow = None, Shadow(kind, guarded(new))
         try:
             shadow = self._shadow
-            await self._watch(self._settings.updates.shadow_s)
+            await _last(self._watch(self._settings.updates.shadow_s))
         finally:
             self._shadow = None
         return shadow.figures().model_copy(update={"fps_before": before.fps, "fps_capture_before": before.fps_capture})
 
-    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:
-        """The new model decides, and is watched; figures from before the trial are put beside its own."""
+    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
+        """The new model decides, and is watched; figures from before the trial are put beside its own, again and again until it is over."""
         new = await asyncio.to_thread(with_release, self.eyes, kind, folder, self._settings)
         self._failure, self._tried = None, (kind, folder, new)
         self._old, self.eyes = self.eyes, guarded(new)
-        found = await self._watch(self._settings.updates.trial_s)
-        if before is None:
-            return found
-        known = before.model_dump(include={"faces", "disagreed", "fps_before", "fps_capture_before", "latency_p95_before_ms"})
-        return found.model_copy(update=known)
+        known = before.model_dump(include={"faces", "disagreed", "fps_before", "fps_capture_before", "latency_p95_before_ms"}) if before else {}
+        async for found in self._watch(self._settings.updates.trial_s):
+            yield found.model_copy(update=known)
 
     async def settle(self) -> None:
         """The model on trial stays; the old one goes."""
@@ -144,12 +145,17 @@ class Sight:
         busy_s = self._busy_s
         return busy_s is not None and time.monotonic() - busy_s > HUNG_S
 
-    async def _watch(self, seconds: float) -> Trial:
-        """The figures of some time, and of at least some frames; raises Rejected when the model being tried fails meanwhile, or none come."""
+    async def _watch(self, seconds: float) -> AsyncIterator[Trial]:
+        """The figures of some time, and of at least some frames: those so far, while it lasts, and at last those of all of it.
+
+        Raises Rejected when the model being tried fails meanwhile, or no frames come.
+        """
         start = self._count()
         looks: list[Look] = []
         self._looks = looks
-        while True:
+        judged_s = EARLY_S
+        is_over = False
+        while not is_over:
             await asyncio.sleep(LOOK_S)
             if self._failure is not None:
                 raise self._failure
@@ -157,22 +163,29 @@ class Sight:
                 raise Rejected(Reason.TIMED_OUT, f"a frame takes more than {HUNG_S:.0f} s")
             now = self._count()
             passed_s, processed = now.time_s - start.time_s, now.processed - start.processed
-            if passed_s >= seconds and processed >= MIN_FRAMES:
+            is_over = passed_s >= seconds and processed >= MIN_FRAMES
+            if is_over:
                 self._looks = None
-                break
-            if passed_s >= max(seconds, NO_FRAMES_S):
+            elif passed_s >= max(seconds, NO_FRAMES_S):
                 raise Rejected(Reason.NO_FRAMES, f"only {processed} frames were seen in {passed_s:.0f} s: is the camera on, and detection?")
-        return Trial(
-            frames=processed,
-            faces=0,
-            disagreed=0,
-            fps=round(processed / passed_s, 2),
-            fps_capture=round((now.captured - start.captured) / passed_s, 2),
-            latency_p95_ms=p95_ms(looks),
-        )
+            if is_over or (passed_s >= judged_s and processed >= EARLY_FRAMES):
+                judged_s = passed_s + JUDGED_S
+                yield Trial(
+                    frames=processed,
+                    faces=0,
+                    disagreed=0,
+                    fps=round(processed / passed_s, 2),
+                    fps_capture=round((now.captured - start.captured) / passed_s, 2),
+                    latency_p95_ms=p95_ms(looks),
+                )
 
     def _count(self) -> _Count:
         return _Count(time.monotonic(), self._capture().frames, self._frames)
+
+
+async def _last(figures: AsyncIterator[Trial]) -> Trial:
+    found = [trial async for trial in figures]
+    return found[-1]
 
 
 def _failure(error: Exception) -> Rejected:

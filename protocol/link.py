@@ -20,6 +20,7 @@ import aiomqtt
 
 from protocol.errors import LinkError, Reason, Rejected
 from protocol.messages import Message, PlainMessage, Status
+from protocol.tasks import end
 from protocol.topics import Fleet, Topic
 
 log = logging.getLogger(__name__)
@@ -163,10 +164,7 @@ class Link:
                 async with asyncio.timeout(2):
                     await self.send(self._presence.address, self._presence.status(value="offline"))
         for task in (self._greeter, self._keeper):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await end(task)
 
     @property
     def is_online(self) -> bool:
@@ -273,9 +271,8 @@ class Link:
             self._online.clear()
             self._client = None
             self._lost.set_result(None)
-            reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
-                await reader
+            with contextlib.suppress(aiomqtt.MqttError):
+                await end(reader)
 
     async def _introduce(self, client: aiomqtt.Client) -> None:
         await self.greet()

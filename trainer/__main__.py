@@ -4,7 +4,7 @@ import logging
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -158,8 +158,9 @@ def evaluate(
 
 @app.command()
 def measure(release: Annotated[Path, typer.Argument(help="Release folder.")], as_json: Json = False) -> None:
-    """Measures a release on this machine: latency of 100 runs in each runtime, counts and size."""
+    """Measures a release on this machine: latency of 100 runs and memory in each runtime, counts and size."""
     from trainer import measure as measurer
+    from trainer import memory
     from trainer.folder import read_release
 
     manifest, model = read_release(release, "classifier")
@@ -173,8 +174,10 @@ def measure(release: Annotated[Path, typer.Argument(help="Release folder.")], as
         "flops": a.flops,
         "size_bytes": manifest.size_bytes,
     }
-    rows: list[dict[str, Any]] = [{"runtime": name, **asdict(latency)} for name, latency in latencies.items()]
-    show({**counts, "latency": {name: asdict(latency) for name, latency in latencies.items()}, "machine": measurer.machine()}, rows, as_json)
+    runtimes = {
+        name: {**asdict(latency), "memory_bytes": memory.resident(model, name, manifest.input.width_px)} for name, latency in latencies.items()
+    }
+    show({**counts, "runtimes": runtimes, "machine": measurer.machine()}, [{"runtime": name, **row} for name, row in runtimes.items()], as_json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several networks in every runtime, taking turns on one thread, so that their latencies can be compared with each other."""
+"""Several networks in every runtime, taking turns on one thread, so that their latencies can be compared; and the memory that each takes."""
 
 import copy
 import tempfile
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer import export, measure, runtimes
+from trainer import export, measure, memory, runtimes
 from trainer.models import MaskNet
 
 
 def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = None, repeats: int = measure.REPEATS) -> dict[str, Any]:
-    """For each network its size as a file and its latency in torch, and, as deployed (bytes in, probabilities out), in ONNX Runtime and OpenCV.
+    """For each network its size as a file, its latency in torch, and latency and memory as deployed (bytes in, probabilities out).
 
     `releases` are model files to be measured beside them. The document says on what machine, and how often.
     """
@@ -28,14 +28,19 @@ def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = Non
             path.write_bytes(export.to_file(export.Deployed(network, 1.0).eval()))
             calls[f"{name} torch"] = _torch_call(network)
             calls |= _file_calls(name, path, network.architecture.input_px)
-            found[name] = {"size_bytes": path.stat().st_size}
+            found[name] = _size(path, network.architecture.input_px)
         for name, path in (releases or {}).items():
             calls |= _file_calls(name, path, _input_px(path))
-            found[name] = {"size_bytes": path.stat().st_size}
+            found[name] = _size(path, _input_px(path))
         for name, latency in measure.latencies(calls, repeats).items():
             model, runtime = name.rsplit(" ", 1)
             found[model][runtime] = asdict(latency)
     return {"models": found, "machine": {**measure.machine(), "repeats": repeats}}
+
+
+def _size(path: Path, px: int) -> dict[str, Any]:
+    """Bytes of the file, and of memory in each runtime."""
+    return {"size_bytes": path.stat().st_size, "memory_bytes": {runtime: memory.resident(path, runtime, px) for runtime in memory.RUNTIMES}}
 
 
 def _torch_call(network: MaskNet) -> Callable[[], object]:

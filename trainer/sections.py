@@ -28,7 +28,10 @@ def sections(finished: tuple[Run, ...], latency: dict[str, Any]) -> list[Section
             "Models", f"Mean and spread (standard deviation) over seeds, on test pictures that chose nothing. {where}", [_brief(row) for row in rows]
         ),
         Section(
-            "Cost", "Counted by thop; FLOPs are 2 x MACs. A pruned network is dense and small: nothing in it is zero.", [_cost(row) for row in rows]
+            "Cost",
+            "Counted by thop; FLOPs are 2 x MACs. A pruned network is dense and small: nothing in it is zero. Memory: what a process grows by when "
+            "ONNX Runtime loads the file and answers.",
+            [_cost(row) for row in rows],
         ),
         Section("Beside the original study", "Its times are from a Jetson Nano: compare ratios, not milliseconds.", _beside(rows)),
         Section("Five ways to small", "At equal epochs.", [_brief(row) for row in ablation]),
@@ -82,7 +85,7 @@ def _cost(row: dict[str, Any]) -> dict[str, Any]:
         "model": row["name"],
         "channels": channels,
         "input": row["input_px"],
-        **{k: row[k] for k in ("params", "params_zero", "params_nonzero", "macs", "flops")},
+        **{k: row[k] for k in ("params", "params_zero", "params_nonzero", "macs", "flops", "memory_bytes")},
     }
 
 

@@ -41,5 +41,6 @@ def test_a_bad_model_stays_on_one_camera_and_leaves_it(url: str | None) -> None:
     figures = simulate(url, "--model", "slow")
     assert figures["phase"] == "paused"
     assert figures["rolled_back"] == 1
+    assert 0 < figures["back_s"] < 5
     assert figures["on_new_model"] == 0
     assert figures["committed"] == 0

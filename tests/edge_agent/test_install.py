@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,8 +49,8 @@ class Calm:
     async def shadow(self, kind: Kind, folder: Path) -> Trial:
         return self._answer("shadow")
 
-    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:
-        return self._answer("attempt")
+    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
+        yield self._answer("attempt")
 
     async def settle(self) -> None:
         self.calls.append("settle")
@@ -268,9 +268,9 @@ async def test_the_same_again_changes_nothing_and_nothing_uninstalls_nothing(dev
 
 async def test_a_release_that_is_withdrawn_while_it_is_tried_is_rolled_back(device: Device) -> None:
     class Endless(Calm):
-        async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:
+        async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
+            yield FIGURES
             await asyncio.Event().wait()
-            raise AssertionError
 
     host = Endless()
     made = Made("detector", "2", 5)
@@ -280,13 +280,24 @@ async def test_a_release_that_is_withdrawn_while_it_is_tried_is_rolled_back(devi
     assert (await device.run(made.desired(attempt=3))).state is S.COMMITTED
 
 
+async def test_a_trial_ends_with_the_first_figures_that_are_not_good_enough(device: Device) -> None:
+    class Slow(Calm):
+        async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
+            yield FIGURES
+            yield FIGURES.model_copy(update={"latency_p95_ms": 90})
+            raise AssertionError("nobody asks on")
+
+    state = await device.run(Made("detector", "2", 5), host=Slow())
+    assert (state.state, state.reason) == (S.ROLLED_BACK, Reason.TOO_SLOW)
+
+
 async def test_another_release_takes_the_place_of_one_that_is_being_tried(device: Device) -> None:
     class Endless(Calm):
-        async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> Trial:
+        async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
             if "attempt" not in self.calls:
                 self.calls.append("attempt")
                 await asyncio.Event().wait()
-            return FIGURES
+            yield FIGURES
 
     first, second = Made("detector", "2", 5), Made("detector", "3", 6)
     state = await device.run(first, second, host=Endless(), until=lambda state: state.is_trying and state.target.version == "2")

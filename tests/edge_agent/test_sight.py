@@ -1,5 +1,6 @@
 """Models exchanged under a running camera: real networks, real pictures of the demo scene, a worker thread of their own."""
 
+import asyncio
 import contextlib
 import dataclasses
 import threading
@@ -78,7 +79,7 @@ async def test_the_same_network_agrees_with_itself_and_stays(worker: Worker, tmp
     assert before.disagreed == 0
     assert worker.sight.eyes is worker.eyes
     assert before.latency_p95_ms > 0
-    trial = await worker.sight.attempt(kind, folder, before)
+    *_, trial = [figures async for figures in worker.sight.attempt(kind, folder, before)]
     assert trial.fps_before == before.fps_before
     assert trial.fps > 0
     await worker.sight.settle()
@@ -105,7 +106,7 @@ async def test_a_model_that_fails_on_trial_is_gone_before_the_frame_is_over(
     worker: Worker, tmp_path: Path, change: Callable[[bytes], bytes], reason: Reason
 ) -> None:
     with pytest.raises(Rejected) as caught:
-        await worker.sight.attempt("classifier", Made("classifier", "2", 1, change).write(tmp_path / "new"), None)
+        await anext(worker.sight.attempt("classifier", Made("classifier", "2", 1, change).write(tmp_path / "new"), None))
     assert caught.value.reason is reason
     await worker.sight.restore()
     assert worker.sight.eyes is worker.eyes
@@ -130,6 +131,22 @@ async def test_a_slow_model_is_slow_in_the_shadow(worker: Worker, tmp_path: Path
     assert caught.value.reason is Reason.TOO_SLOW
 
 
+async def test_a_slow_model_on_trial_is_found_out_long_before_the_trial_ends(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sight_module, "EARLY_S", 0.2)
+    monkeypatch.setattr(sight_module, "EARLY_FRAMES", 2)
+    before = await worker.sight.shadow("classifier", Made("classifier", "2", 1).write(tmp_path / "same"))
+    long = SETTINGS.model_copy(update={"updates": UpdateSettings(shadow_s=2, trial_s=600)})
+    monkeypatch.setattr(worker.sight, "_settings", long)
+    slow = Made("classifier", "3", 2, made_models.slow).write(tmp_path / "slow")
+    async with asyncio.timeout(30), contextlib.aclosing(worker.sight.attempt("classifier", slow, before)) as figures:
+        async for trial in figures:
+            with pytest.raises(Rejected, match="before"):
+                judge(trial, Gate())
+            break
+    await worker.sight.restore()
+    assert worker.sight.eyes is worker.eyes
+
+
 async def test_without_frames_nothing_is_decided(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sight_module, "NO_FRAMES_S", 0.5)
     worker.is_paused = True
@@ -151,7 +168,7 @@ async def test_a_frame_that_hangs_is_rolled_back_and_ends_the_agent(worker: Work
     monkeypatch.setattr(sight_module.os, "_exit", has_ended.append)
     try:
         with pytest.raises(Rejected) as caught:
-            await worker.sight.attempt("classifier", Path(), None)
+            await anext(worker.sight.attempt("classifier", Path(), None))
         assert caught.value.reason is Reason.TIMED_OUT
         await worker.sight.restore()
         assert has_ended == [1]

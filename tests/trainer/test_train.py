@@ -157,14 +157,15 @@ def test_evaluate_scores_a_release_as_the_run_was_scored(release: Path, data_fol
     assert report["threshold"] == manifest.threshold
 
 
-def test_measure_gives_counts_and_latencies(release: Path) -> None:
+def test_measure_gives_counts_latencies_and_memory(release: Path) -> None:
     done = trainer("measure", release, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["params"], report["flops"]) == (48_082, 2 * report["macs"])
-    assert set(report["latency"]) == {"onnxruntime", "opencv"}
-    for row in report["latency"].values():
+    assert set(report["runtimes"]) == {"onnxruntime", "opencv"}
+    for row in report["runtimes"].values():
         assert 0 < row["p50_ms"] <= row["p95_ms"]
+        assert 1e6 < row["memory_bytes"] < 1e8
     assert report["machine"]["repeats"] == 100
 
 
