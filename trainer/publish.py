@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 GATHER_S, GATHER_MAX_S = 1.0, 30.0
 """A broadcast begins when no wish came for a second, or the first has waited for thirty: a large fleet takes a while to hear of a release."""
+GATHER_SHARE = 0.3
+"""A fleet that took long to wish is waited for longer: this share of the time since its first wish."""
 RATE_BYTES_S = 128 * 1024
 ECHO_S = 20.0
 """A broker that has not passed a chunk on by then has refused it; one that ends the connection has done so at once."""
@@ -74,7 +76,7 @@ class Publisher:
         while not any(self._wishes.values()):
             await asyncio.sleep(GATHER_S / 10)
         first_s = clock()
-        while clock() < min(self._heard_s + GATHER_S, first_s + GATHER_MAX_S):
+        while clock() < min(self._heard_s + max(GATHER_S, GATHER_SHARE * (self._heard_s - first_s)), first_s + GATHER_MAX_S):
             await asyncio.sleep(GATHER_S / 10)
             if self._is_telling():
                 self._heard_s = clock()
