@@ -1,9 +1,10 @@
-"""Kills and freezes a camera and its broker over and over, and counts what the subscriber missed.
+"""Kills and freezes a camera and its broker over and over, fills its disk, and counts what the subscriber missed.
 
-usage: python benchmarks/chaos.py [--kills 20] [--freezes 3] [--freeze-s 30]
+usage: python benchmarks/chaos.py [--kills 20] [--freezes 3] [--freeze-s 30] [--full-disks 2] [--full-disk-s 10]
 
 Real mosquitto with persistence, the agent as a process on a film in which a face takes its mask off and puts it on several times a
-second, and a subscriber with a persistent session. Afterwards: in each boot the alerts that arrived are numbered without
+second, and a subscriber with a persistent session. The agent's state lies on a file system of 8 MB of its own, where one may be mounted;
+without that right its disk is not filled. Afterwards: in each boot the alerts that arrived are numbered without
 a gap, the same id never came with another content, and every alert has its end. Prints one JSON document; exit code 1 when
 something was lost.
 """
@@ -15,10 +16,13 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import aiomqtt
@@ -94,9 +98,20 @@ class Subscriber:
         }
 
 
-async def torment(camera: Process, broker: Process, kills: int, freezes: int, freeze_s: float) -> None:
+@dataclass(frozen=True)
+class Blows:
+    """How many of each, and how long they last."""
+
+    kills: int
+    freezes: int
+    freeze_s: float
+    full_disks: int
+    full_disk_s: float
+
+
+async def torment(camera: Process, broker: Process, state: Path, how: Blows) -> None:
     """All blows in a random order, a few seconds apart."""
-    blows = ["camera"] * kills + ["broker"] * kills + ["freeze"] * freezes
+    blows = ["camera"] * how.kills + ["broker"] * how.kills + ["freeze"] * how.freezes + ["disk"] * how.full_disks
     random.shuffle(blows)
     for blow in blows:
         await asyncio.sleep(random.uniform(2, 5))
@@ -108,14 +123,36 @@ async def torment(camera: Process, broker: Process, kills: int, freezes: int, fr
                 await broker.end()
                 await asyncio.sleep(random.uniform(0, 2))
                 await broker.start()
+            case "disk":
+                _fill(state / "ballast")
+                await asyncio.sleep(how.full_disk_s)
+                (state / "ballast").unlink()
             case _:
                 broker.signal(signal.SIGSTOP)
-                await asyncio.sleep(freeze_s)
+                await asyncio.sleep(how.freeze_s)
                 broker.signal(signal.SIGCONT)
         print(blow, file=sys.stderr, flush=True)
 
 
-async def run(kills: int, freezes: int, freeze_s: float, folder: Path) -> dict[str, int | float]:
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """A file system of 8 MB in a folder; whether it could be mounted."""
+    folder.mkdir()
+    is_mounted = not subprocess.run(["/usr/bin/mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, check=False).returncode
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["/usr/bin/umount", "-l", folder], check=False)
+
+
+async def run(how: Blows, folder: Path) -> dict[str, int | float]:
     film, port = folder / "film.mp4", free_port()
     write_film(film)
     lines = [
@@ -128,7 +165,12 @@ async def run(kills: int, freezes: int, freeze_s: float, folder: Path) -> dict[s
     lines += ["autosave_interval 1", "autosave_on_changes true", f"user {os.environ.get('USER', 'root')}"]
     (folder / "mosquitto.conf").write_text("\n".join([*lines, ""]))
     broker = Process(["/usr/sbin/mosquitto", "-c", str(folder / "mosquitto.conf")])
-    settings = {"BROKER__URL": f"mqtt://127.0.0.1:{port}", "BROKER__KEEPALIVE_S": "5", "STATE_DIR": str(folder), "URI": f"file:{film}?loop=1"}
+    settings = {
+        "BROKER__URL": f"mqtt://127.0.0.1:{port}",
+        "BROKER__KEEPALIVE_S": "5",
+        "STATE_DIR": str(folder / "state"),
+        "URI": f"file:{film}?loop=1",
+    }
     settings |= {f"DECIDE__{name}": value for name, value in RULES.items()}
     camera = Process([sys.executable, "-m", "edge_agent", "run"], {**os.environ, **{f"MASKFLEET_{name}": value for name, value in settings.items()}})
     subscriber = Subscriber(port)
@@ -137,14 +179,16 @@ async def run(kills: int, freezes: int, freeze_s: float, folder: Path) -> dict[s
     listening = asyncio.create_task(subscriber.run())
     await asyncio.sleep(0.5)
     start = time.monotonic()
-    await camera.start()
-    await torment(camera, broker, kills, freezes, freeze_s)
-    await asyncio.sleep(20)
-    await camera.end(signal.SIGTERM)
+    with small_disk(folder / "state") as is_mounted:
+        blows = how if is_mounted else replace(how, full_disks=0)
+        await camera.start()
+        await torment(camera, broker, folder / "state", blows)
+        await asyncio.sleep(20)
+        await camera.end(signal.SIGTERM)
     await asyncio.sleep(5)
     listening.cancel()
     await broker.end(signal.SIGTERM)
-    return {**subscriber.verdict(), "seconds": round(time.monotonic() - start)}
+    return {**subscriber.verdict(), **asdict(blows), "seconds": round(time.monotonic() - start)}
 
 
 def main() -> None:
@@ -152,9 +196,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--freezes", type=int, default=3)
     parser.add_argument("--freeze-s", type=float, default=30)
-    arguments = parser.parse_args()
+    parser.add_argument("--full-disks", type=int, default=2)
+    parser.add_argument("--full-disk-s", type=float, default=10)
+    how = Blows(**vars(parser.parse_args()))
     with tempfile.TemporaryDirectory() as folder:
-        verdict = asyncio.run(run(arguments.kills, arguments.freezes, arguments.freeze_s, Path(folder)))
+        verdict = asyncio.run(run(how, Path(folder)))
     print(json.dumps(verdict))
     wrong = ("lost", "without_end", "end_without_alert", "same_id_other_content")
     sys.exit(any(verdict[name] for name in wrong))

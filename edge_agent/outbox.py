@@ -64,6 +64,8 @@ class Outbox:
         self._opened_s = time.monotonic()
         self._kernel_boot = _kernel_boot()
         self._in_memory: deque[Row] = deque()
+        self._unnoted: deque[Row] = deque(maxlen=limits.messages)
+        """Messages that went out from memory: the disk has yet to learn which incidents they opened and ended."""
         self._removed_to = 0
         self.lost = 0
         """Messages dropped since the start: the outbox was full, they were too old, or could not be read."""
@@ -139,7 +141,7 @@ class Outbox:
         if row.number > self._removed_to:
             self._forget(row.number, row.size_bytes)
         elif self._in_memory and self._in_memory[0] is row:
-            self._in_memory.popleft()
+            self._unnoted.append(self._in_memory.popleft())
             self._bytes -= row.size_bytes
 
     def end_orphans(self) -> None:
@@ -179,25 +181,32 @@ class Outbox:
 
     def _save(self) -> None:
         """Moves what waits in memory to the disk, in order, as far as that goes."""
-        while self._in_memory:
-            row = self._in_memory[0]
-            kind = next(name for name, own in KINDS.items() if isinstance(row.message, own))
-            values = (row.message.encode(), self._kernel_boot, row.stored_s)
-            try:
+        try:
+            while self._unnoted:
+                self._note_open(self._unnoted[0])
+                self._unnoted.popleft()
+            while self._in_memory:
+                row = self._in_memory[0]
+                kind = next(name for name, own in KINDS.items() if isinstance(row.message, own))
                 with self._db:  # both or neither
                     self._db.execute("BEGIN")
-                    self._db.execute("INSERT INTO outbox(kind, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)", (kind, *values))
-                    if isinstance(row.message, Alert):
-                        self._db.execute(
-                            "INSERT OR REPLACE INTO open_incident(id, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)", (row.message.id, *values)
-                        )
-                    else:
-                        self._db.execute("DELETE FROM open_incident WHERE id = ?", (row.message.id,))
-            except sqlite3.Error as error:
-                self._complain(error)
-                return
-            self._in_memory.popleft()
-            self._on_disk += 1
+                    self._db.execute(
+                        "INSERT INTO outbox(kind, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)",
+                        (kind, row.message.encode(), self._kernel_boot, row.stored_s),
+                    )
+                    self._note_open(row)
+                self._in_memory.popleft()
+                self._on_disk += 1
+        except sqlite3.Error as error:
+            self._complain(error)
+
+    def _note_open(self, row: Row) -> None:
+        """Writes down which incident is open from now on, or is not any more."""
+        if isinstance(row.message, Alert):
+            values = (row.message.id, row.message.encode(), self._kernel_boot, row.stored_s)
+            self._db.execute("INSERT OR REPLACE INTO open_incident(id, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)", values)
+        else:
+            self._db.execute("DELETE FROM open_incident WHERE id = ?", (row.message.id,))
 
     def _complain(self, error: sqlite3.Error) -> None:
         log.warning("outbox %s: %s; %d messages wait in memory", self._path, error, len(self._in_memory))

@@ -217,6 +217,27 @@ def test_what_waited_in_memory_is_saved_when_there_is_room_again(tmp_path: Path)
     assert drain(opened(path)) == [alert(1), *later, alert(20)]
 
 
+def test_what_went_out_from_memory_opens_and_ends_incidents_on_the_disk_too(tmp_path: Path) -> None:
+    """The disk is full while one incident ends and another begins; it has room again, and then the agent is killed."""
+    path = tmp_path / "outbox.sqlite"
+    box = opened(path)
+    box.put(alert(1))
+    box._db.execute(f"PRAGMA max_page_count = {box._db.execute('PRAGMA page_count').fetchone()[0]}")
+    begun = [alert(seq).model_copy(update={"model": "m" * 400}) for seq in range(10, 30)]
+    for message in (*begun, ended(1)):
+        box.put(message)
+    assert len(box._in_memory) > 1
+    assert drain(box) == [alert(1), *begun, ended(1)]
+    box._db.execute("PRAGMA max_page_count = 100000")
+    for message in (alert(3), ended(3)):
+        box.put(message)
+    drain(box)
+    box.close()
+    box = opened(path)
+    box.end_orphans()
+    assert [(message.id, message.ended) for message in drain(box)] == [(message.id, "restarted") for message in begun]
+
+
 def test_what_was_open_when_the_agent_was_killed_is_ended_once(tmp_path: Path) -> None:
     path = tmp_path / "outbox.sqlite"
     box = opened(path)
