@@ -47,10 +47,10 @@ def _plot(width: float, height: float, x: str, y: str) -> Iterator[tuple[Plot, A
 
 def pareto(rows: list[dict[str, Any]]) -> Plot | None:
     """Accuracy against latency in ONNX Runtime; the line joins the models that no other beats in both. None without latencies."""
-    points = [(r["onnxruntime_ms"], r["accuracy_mean"], r["accuracy_sd"], r["name"]) for r in rows if r["onnxruntime_ms"] and r["accuracy_mean"]]
+    points = [(r["onnxruntime_ms"], r["likelier_mean"], r["likelier_sd"], r["name"]) for r in rows if r["onnxruntime_ms"] and r["likelier_mean"]]
     if not points:
         return None
-    with _plot(8, 4.6, "latency, ms (ONNX Runtime, one thread, log)", "accuracy on test") as (plot, axes):
+    with _plot(8, 4.6, "latency, ms (ONNX Runtime, one thread, log)", "accuracy on test, by the likelier class") as (plot, axes):
         front: list[tuple[float, float]] = []
         for ms, accuracy, spread, name in sorted(points):
             is_best = not front or accuracy > front[-1][1]
