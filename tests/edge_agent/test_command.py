@@ -1,5 +1,6 @@
 """Commands to a live agent, sent as a person would with any MQTT client."""
 
+import asyncio
 import json
 import signal
 from datetime import UTC, datetime, timedelta
@@ -73,5 +74,6 @@ async def test_home_assistant_is_told_and_untold(mosquitto, tmp_path: Path) -> N
         assert document["device"]["identifiers"] == ["maskfleet_home_door"]
     async with listening(mosquitto) as ear, running(mosquitto, tmp_path, MASKFLEET_HOME_ASSISTANT="false"):
         await ear.until(lambda ear: len({birth.boot for birth in ear.of(Birth)}) == 2)
-        await ear.until(lambda ear: ear.of(Health)[-1].capture == "ok")
-        assert await retained() is None
+        async with asyncio.timeout(20):  # it goes after the birth, and the health that is heard may be the old one
+            while await retained() is not None:
+                await asyncio.sleep(0.1)

@@ -128,7 +128,7 @@ def test_a_source_can_be_held_out(tmp_path: Path) -> None:
     rows = [f"{own}/{n:03}.png,{'web' if n % 2 else 'door'}" for own in folders for n in range(6)]
     (folder / "index.csv").write_text("\n".join(["file,source", *rows]))
     pictures = splits.read(folder)
-    assert pictures.sources == ("door", "web")
+    assert pictures.counts == {"door": 6, "web": 6}
     fold = splits.without_source(pictures, "web")
     assert set(fold.train.sources) == set(fold.val.sources) == {"door"}
     assert set(fold.test.sources) == {"web"}
