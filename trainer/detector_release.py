@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from trainer.detector import Trained, load_run
 from trainer.detector_card import card
 from trainer.detector_net import HEADS, OUTPUTS, DetectorNet, export
 from trainer.detector_run import RESULTS_FILE
+from trainer.folder import write_whole
 
 MEASURED_PX = (640, 384)
 """Width and height that MACs are counted at."""
@@ -43,18 +43,12 @@ def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifes
         raise Rejected(Reason.TOO_LARGE, f"detector of size {trained.size!r}: {len(model)} bytes, at most {MAX_BYTES}; train a smaller size")
     folder.mkdir(parents=True, exist_ok=True)
     # The manifest goes last: a folder without one is no release.
-    _replace(folder / release.MODEL_FILE, model)
+    write_whole(folder / release.MODEL_FILE, model)
     check_parity(trained.network, folder / release.MODEL_FILE)
     manifest = _manifest(trained, model, results, name, version)
-    _replace(folder / release.CARD_FILE, card(manifest, results).encode())
-    _replace(folder / release.MANIFEST_FILE, manifest.encode())
+    write_whole(folder / release.CARD_FILE, card(manifest, results).encode())
+    write_whole(folder / release.MANIFEST_FILE, manifest.encode())
     return manifest
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
 
 
 def _manifest(trained: Trained, model: bytes, results: dict[str, Any], name: str, version: str) -> Manifest:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from trainer import detector_eval
 from trainer.detector import DetectorRecipe, fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, read_frames
 from trainer.detector_net import SIZES, export
-from trainer.folder import read_release
+from trainer.folder import read_release, write_whole
 
 TIMES_FALSE = 2.0
 """The threshold lets through so many times the teacher's false positives: a bare face that is missed is a missed alarm, and many of
@@ -61,7 +60,5 @@ def score_detector(data: Path, teacher: Path, run: Path) -> dict[str, Any]:
     results: dict[str, Any] = {"threshold": threshold, "held_out": detector_eval.compare(model, threshold, teacher, frames)}
     if (data / "frames").is_dir():
         results["test"] = detector_eval.compare(model, threshold, teacher, read_frames(data / "frames"))
-    part = run / f"{RESULTS_FILE}.part"
-    part.write_text(json.dumps(results, indent=1))
-    os.replace(part, run / RESULTS_FILE)
+    write_whole(run / RESULTS_FILE, json.dumps(results, indent=1).encode())
     return results

@@ -5,7 +5,6 @@ Normalisation, temperature and softmax are inside the graph, so training and cam
 
 import copy
 import io
-import os
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from protocol.errors import DeviceError
 from protocol.release import Golden, Manifest
 from trainer import measure, runtimes
 from trainer.card import card, licence
+from trainer.folder import write_whole
 from trainer.models import HALF_RANGE, LABELS, MaskNet
 from trainer.results import Results
 from trainer.runs import Config
@@ -109,9 +109,7 @@ def write(manifest: Manifest, model: bytes, folder: Path) -> None:
     """Writes a release folder; the manifest goes last, for a folder without one is no release."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in ((release.MODEL_FILE, model), (release.CARD_FILE, card(manifest).encode()), (release.MANIFEST_FILE, manifest.encode())):
-        part = folder / f"{name}.part"
-        part.write_bytes(data)
-        os.replace(part, folder / name)
+        write_whole(folder / name, data)
 
 
 def to_onnx(deployed: Deployed) -> bytes:

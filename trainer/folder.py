@@ -1,5 +1,6 @@
-"""Reads a release folder."""
+"""Reads a release folder; writes files of one."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -16,3 +17,10 @@ def read_release(folder: Path, kind: Literal["classifier", "detector"] | None = 
         raise Rejected(Reason.WRONG_KIND, f"{folder}: a {manifest.kind}, not a {kind}")
     manifest.check_model((folder / MODEL_FILE).read_bytes())
     return manifest, folder / MODEL_FILE
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file as a whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(data)
+    os.replace(part, path)

@@ -14,6 +14,7 @@ from protocol.errors import Reason, Rejected
 from trainer import backbone, results, runs, views
 from trainer.data import Pictures
 from trainer.distil import Teaching, distillation, told
+from trainer.folder import write_whole
 from trainer.models import ARCHITECTURES, Architecture, Network
 from trainer.prune import prune_in_steps, pruned
 from trainer.runs import Lineage
@@ -134,7 +135,7 @@ def _save_predictions(network: Network, parts: dict[str, Pictures], folder: Path
             writer.writerows(
                 (name, f, s, int(c), *row) for f, s, c, row in zip(pictures.files, pictures.sources, pictures.classes_N, logits, strict=True)
             )
-    runs.replace(folder / PREDICTIONS_FILE, text.getvalue().encode())
+    write_whole(folder / PREDICTIONS_FILE, text.getvalue().encode())
 
 
 def load_predictions(folder: Path) -> Predictions:

@@ -14,7 +14,7 @@ from protocol.errors import Reason, Rejected
 from protocol.release import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from protocol.rollouts import Desired
 from protocol.signature import Signature, Statement, TrustedKeys, public_text, trusted_keys
-from trainer.folder import read_release
+from trainer.folder import read_release, write_whole
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX, STATEMENT_SUFFIX = ".key", ".pub", ".trust"
 LONGEST_ROLLOUT = "x" * 64
@@ -87,8 +87,8 @@ def sign(
     signature = Signature.make(data, signer, statements)
     Desired.of(LONGEST_ROLLOUT, 2**31, data, signature, hold=True)  # it must fit into the message that asks for it
     (folder / SIGNATURE_FILE).unlink(missing_ok=True)
-    _replace(folder / MANIFEST_FILE, data)
-    _replace(folder / SIGNATURE_FILE, signature.encode())
+    write_whole(folder / MANIFEST_FILE, data)
+    write_whole(folder / SIGNATURE_FILE, signature.encode())
     return signed
 
 
@@ -108,9 +108,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise Rejected(Reason.BAD_INPUT, f"{path}: {error.strerror}") from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -8,8 +8,8 @@ from typing import Any
 
 from protocol.errors import Reason, Rejected
 from trainer import tables
+from trainer.folder import write_whole
 from trainer.page import as_html
-from trainer.runs import replace
 from trainer.sections import Section, cell, sections
 from trainer.tables import Run
 
@@ -26,9 +26,9 @@ def write(folder: Path, data: Path | None, markdown: Path | None = None) -> Path
     found = sections(finished, latency)
     text = as_markdown(found)
     for path in [folder / "report.md", *([markdown] if markdown else [])]:
-        replace(path, text.encode())
+        write_whole(path, text.encode())
     page = folder / "report.html"
-    replace(page, as_html(found, finished, data).encode())
+    write_whole(page, as_html(found, finished, data).encode())
     return page
 
 

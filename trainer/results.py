@@ -1,7 +1,6 @@
 """What a finished network is found to be: its calibration on `val`, and its scores on `test`, kept with the run."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from protocol.errors import Reason, Rejected
 from protocol.release import Score
 from trainer import calibrate, evaluate
 from trainer.data import Pictures
+from trainer.folder import write_whole
 from trainer.models import Network
 from trainer.train import predict
 from trainer.views import weathered
@@ -58,9 +58,7 @@ def p_no_mask(logits_N2: Tensor, temperature: float) -> np.ndarray:
 def save(results: Results, folder: Path) -> None:
     """Writes the results into a run's folder."""
     document = {**asdict(results), "scores": {name: score.model_dump() for name, score in results.scores.items()}}
-    part = folder / f"{RESULTS_FILE}.part"
-    part.write_text(json.dumps(document, indent=1))
-    os.replace(part, folder / RESULTS_FILE)
+    write_whole(folder / RESULTS_FILE, json.dumps(document, indent=1).encode())
 
 
 def load(folder: Path) -> Results:

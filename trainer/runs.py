@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save
 
 from protocol.errors import Reason, Rejected
 from trainer.backbone import blank
+from trainer.folder import write_whole
 from trainer.models import Architecture, MaskNet, Network
 from trainer.train import Epoch, Recipe
 
@@ -83,7 +83,7 @@ class Config:
 def record(folder: Path, config: Config, network: Network, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
     """Passes the epochs on while writing them down; at the end the weights are in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace(folder / CONFIG_FILE, json.dumps(asdict(config), indent=1).encode())
+    write_whole(folder / CONFIG_FILE, json.dumps(asdict(config), indent=1).encode())
     with (folder / METRICS_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Epoch.__dataclass_fields__)
@@ -128,11 +128,4 @@ def load_config(folder: Path) -> Config:
 
 def save_weights(network: Network, path: Path) -> None:
     """Writes the weights; a crash leaves the old file or the new one, never half of one."""
-    replace(path, save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}))
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Writes a file as a whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    write_whole(path, save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}))

@@ -7,8 +7,8 @@ from typing import Any
 from protocol.errors import Reason, Rejected
 from trainer import crops, latency, quantise, report, tables
 from trainer.crops import Cut
+from trainer.folder import write_whole
 from trainer.models import MaskNet
-from trainer.runs import replace
 from trainer.splits import Splits
 from trainer.tables import Run
 
@@ -23,9 +23,9 @@ def finish(folder: Path, data: Path, splits: Splits, found: dict[str, Cut], *, m
         _quantise_each(finished, splits)
         networks = {key: same[0].network for key, same in tables.by_key(finished).items()}
         small = {key: network for key, network in networks.items() if isinstance(network, MaskNet)}  # others only teach
-        replace(folder / tables.LATENCY_FILE, json.dumps(latency.compare(small), indent=1).encode())
+        write_whole(folder / tables.LATENCY_FILE, json.dumps(latency.compare(small), indent=1).encode())
     document = report.document(finished, tables.read_json(folder / tables.LATENCY_FILE))
-    replace(folder / TABLE_FILE, json.dumps(document, indent=1).encode())
+    write_whole(folder / TABLE_FILE, json.dumps(document, indent=1).encode())
     report.write(folder, data)
     return document
 
@@ -46,4 +46,4 @@ def _quantise_each(finished: tuple[Run, ...], splits: Splits) -> None:
         run = same[0]
         if isinstance(run.network, MaskNet) and not (run.folder / tables.INT8_FILE).exists():
             compared = quantise.make(run.config, run.network, run.results, splits, "1", run.folder / "int8")
-            replace(run.folder / tables.INT8_FILE, json.dumps({**vars(compared), "is_kept": compared.is_kept}).encode())
+            write_whole(run.folder / tables.INT8_FILE, json.dumps({**vars(compared), "is_kept": compared.is_kept}).encode())

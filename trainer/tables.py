@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer import evaluate, job, measure, results, runs
 from trainer.crops import Cut
+from trainer.folder import write_whole
 from trainer.job import Predictions
 from trainer.models import LABELS, Network
 from trainer.results import Results
@@ -195,7 +196,7 @@ def score_crops(finished: tuple[Run, ...], cuts: dict[str, Cut]) -> None:
                 "annotated": cut.annotated,
                 "found": {x: int((cut.pictures.classes_N == i).sum()) for i, x in enumerate(LABELS)},
             }
-        runs.replace(run.folder / CROPS_FILE, json.dumps(found, indent=1).encode())
+        write_whole(run.folder / CROPS_FILE, json.dumps(found, indent=1).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
