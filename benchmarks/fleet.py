@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from compose.simulate import Simulation, living, simulate
 from compose.simulated import Faults, cameras
 from compose.throwaway import shipped, sign_release
-from protocol.link import Broker, Link
+from protocol.broker import Broker
+from protocol.link import Link
 from protocol.rollouts import Reported, RolloutState
 from protocol.signature import public_text, trusted_keys
 from trainer.order import order

@@ -31,8 +31,9 @@ from edge_agent.gate import Gate
 from edge_agent.load import load_eyes, shipped
 from edge_agent.scene import Frame
 from edge_agent.settings import BrokerSettings, DecideSettings, Settings, UpdateSettings
+from protocol.broker import Broker
 from protocol.chunks import CHUNK_BYTES, cut, digests
-from protocol.link import Broker, Link
+from protocol.link import Link
 from protocol.messages import Alert
 from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest, digest
 from protocol.rollouts import ENDED, Chunk, Desired, Kind, Reported, UpdateState, Want

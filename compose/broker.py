@@ -15,7 +15,7 @@ from amqtt.broker import Broker as AmqttBroker
 from amqtt.contexts import ListenerType
 from amqtt.plugins.base import BaseAuthPlugin
 
-from protocol.link import Broker
+from protocol.broker import Broker
 
 NOISY_LOGGERS = ("amqtt", "transitions", "websockets")
 GRACE = 1.5

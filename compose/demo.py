@@ -15,8 +15,9 @@ from compose.demo_rollout import Rollouts
 from edge_agent import agent
 from edge_agent.gate import Gate
 from edge_agent.settings import BrokerSettings, Settings, UpdateSettings
+from protocol.broker import Broker
 from protocol.errors import LinkError
-from protocol.link import Broker, Link, Received
+from protocol.link import Link, Received
 from protocol.messages import Alert, Birth, Health, IncidentEnded, Message, NoMask, Status, Telemetry
 from protocol.rollouts import Reported, UpdateState
 from protocol.signature import public_text

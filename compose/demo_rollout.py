@@ -9,8 +9,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compose.throwaway import shipped, sign_release
+from protocol.broker import Broker
 from protocol.errors import FleetError
-from protocol.link import Broker, Link
+from protocol.link import Link
 from protocol.messages import Message
 from protocol.rollouts import CoordinatorStatus, Desired, Reported, RolloutState, UpdateState
 from protocol.signature import public_text, trusted_keys

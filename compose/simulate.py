@@ -18,11 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from compose.broker import embedded_broker
 from compose.simulated import Camera, Faults, cameras
 from compose.throwaway import shipped, sign_release
+from protocol.broker import Broker
 from protocol.errors import LinkError
-from protocol.link import Broker, Link
+from protocol.link import Link
 from protocol.messages import Status
 from protocol.rollouts import CoordinatorStatus, Desired, Reported, RolloutState, UpdateState
 from protocol.signature import TrustedKeys, public_text, trusted_keys
+from protocol.tasks import end
 from protocol.topics import Address, Fleet, RolloutAddress
 from trainer.order import order
 from trainer.publish import RATE_BYTES_S
@@ -146,8 +148,7 @@ async def trials(link: Link, base: str) -> AsyncIterator[Trials]:
     try:
         yield found
     finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        await end(listening)
 
 
 def _release(what: Simulation, folder: Path, key: Ed25519PrivateKey) -> str:

@@ -19,8 +19,9 @@ from edge_agent.install import Installer
 from edge_agent.slots import Slots
 from edge_agent.update_state import Event, Release
 from edge_agent.updating import Updates
+from protocol.broker import Broker
 from protocol.errors import DeviceError, Reason, Rejected
-from protocol.link import Broker, Link, M, Presence, Received
+from protocol.link import Link, M, Presence, Received
 from protocol.messages import Message
 from protocol.rollouts import Chunk, Kind, Trial
 from protocol.signature import TrustedKeys

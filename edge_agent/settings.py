@@ -13,8 +13,8 @@ from edge_agent.decide import Rules
 from edge_agent.gate import Gate
 from edge_agent.outbox import Limits
 from edge_agent.sources import NVARGUS
+from protocol.broker import Broker
 from protocol.errors import Reason, Rejected, one_line
-from protocol.link import Broker
 from protocol.signature import TrustedKeys, trusted_keys
 from protocol.topics import SEGMENT, Address
 

@@ -1,6 +1,7 @@
 """The eyes in use, and how a model in them is exchanged while the camera runs: the installer's host on a real camera."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -121,8 +122,9 @@ class Sight:
         self._failure, self._tried = None, (kind, folder, new)
         self._old, self.eyes = self.eyes, guarded(new)
         known = before.model_dump(include={"faces", "disagreed", "fps_before", "fps_capture_before", "latency_p95_before_ms"}) if before else {}
-        async for found in self._watch(self._settings.updates.trial_s):
-            yield found.model_copy(update=known)
+        async with contextlib.aclosing(self._watch(self._settings.updates.trial_s)) as figures:
+            async for found in figures:
+                yield found.model_copy(update=known)
 
     async def settle(self) -> None:
         """The model on trial stays; the old one goes."""
@@ -145,7 +147,7 @@ class Sight:
         busy_s = self._busy_s
         return busy_s is not None and time.monotonic() - busy_s > HUNG_S
 
-    async def _watch(self, seconds: float) -> AsyncIterator[Trial]:
+    async def _watch(self, seconds: float) -> AsyncGenerator[Trial]:
         """The figures of some time, and of at least some frames: those so far, while it lasts, and at last those of all of it.
 
         Raises Rejected when the model being tried fails meanwhile, or no frames come.
@@ -155,29 +157,30 @@ class Sight:
         self._looks = looks
         judged_s = EARLY_S
         is_over = False
-        while not is_over:
-            await asyncio.sleep(LOOK_S)
-            if self._failure is not None:
-                raise self._failure
-            if self._is_hung:
-                raise Rejected(Reason.TIMED_OUT, f"a frame takes more than {HUNG_S:.0f} s")
-            now = self._count()
-            passed_s, processed = now.time_s - start.time_s, now.processed - start.processed
-            is_over = passed_s >= seconds and processed >= MIN_FRAMES
-            if is_over:
-                self._looks = None
-            elif passed_s >= max(seconds, NO_FRAMES_S):
-                raise Rejected(Reason.NO_FRAMES, f"only {processed} frames were seen in {passed_s:.0f} s: is the camera on, and detection?")
-            if is_over or (passed_s >= judged_s and processed >= EARLY_FRAMES):
-                judged_s = passed_s + JUDGED_S
-                yield Trial(
-                    frames=processed,
-                    faces=0,
-                    disagreed=0,
-                    fps=round(processed / passed_s, 2),
-                    fps_capture=round((now.captured - start.captured) / passed_s, 2),
-                    latency_p95_ms=p95_ms(looks),
-                )
+        try:
+            while not is_over:
+                await asyncio.sleep(LOOK_S)
+                if self._failure is not None:
+                    raise self._failure
+                if self._is_hung:
+                    raise Rejected(Reason.TIMED_OUT, f"a frame takes more than {HUNG_S:.0f} s")
+                now = self._count()
+                passed_s, processed = now.time_s - start.time_s, now.processed - start.processed
+                is_over = passed_s >= seconds and processed >= MIN_FRAMES
+                if not is_over and passed_s >= max(seconds, NO_FRAMES_S):
+                    raise Rejected(Reason.NO_FRAMES, f"only {processed} frames were seen in {passed_s:.0f} s: is the camera on, and detection?")
+                if is_over or (passed_s >= judged_s and processed >= EARLY_FRAMES):
+                    judged_s = passed_s + JUDGED_S
+                    yield Trial(
+                        frames=processed,
+                        faces=0,
+                        disagreed=0,
+                        fps=round(processed / passed_s, 2),
+                        fps_capture=round((now.captured - start.captured) / passed_s, 2),
+                        latency_p95_ms=p95_ms(looks),
+                    )
+        finally:
+            self._looks = None  # or the worker would write down every frame for ever
 
     def _count(self) -> _Count:
         return _Count(time.monotonic(), self._capture().frames, self._frames)

@@ -8,17 +8,15 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
-from urllib.parse import unquote, urlsplit
 
 import aiomqtt
 
-from protocol.errors import LinkError, Reason, Rejected
+from protocol.broker import Broker
+from protocol.errors import LinkError, Rejected
 from protocol.messages import Message, PlainMessage, Status
 from protocol.tasks import end
 from protocol.topics import Fleet, Topic
@@ -34,53 +32,6 @@ STEADY_S = 5
 """A connection that lived this long resets the back-off; a shorter one (two cameras with one name) does not."""
 REFUSED = 128
 """Return codes of a subscription from here on mean that it was not granted."""
-
-
-@dataclass(frozen=True)
-class Broker:
-    """Where the broker is and how to be let in."""
-
-    host: str = "localhost"
-    port: int = 1883
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    is_tls: bool = False
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = field(default=None, repr=False)
-    keepalive_s: int = 15
-    """A dead connection is noticed after at most twice this time."""
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """The broker in `mqtt://user:password@host:1883` or `mqtts://...`; raises Rejected."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise Rejected(Reason.BAD_SETTING, f"broker URL: {error}") from None
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/"):
-            raise Rejected(Reason.BAD_SETTING, "broker URL: expected mqtt://host[:port] or mqtts://host[:port]")
-        is_tls = parts.scheme == "mqtts"
-        return cls(
-            host=parts.hostname,
-            port=port or (8883 if is_tls else 1883),
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
-            is_tls=is_tls,
-        )
-
-    def tls_context(self) -> ssl.SSLContext | None:
-        """None without TLS; raises Rejected when a certificate file cannot be used."""
-        if not self.is_tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file:
-                context.load_cert_chain(self.cert_file, self.key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise Rejected(Reason.BAD_SETTING, f"broker certificates: {error}") from None
-        return context
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import aiomqtt
 
 from protocol.messages import MESSAGES, Message
 from protocol.rollouts import ROLLOUT_MESSAGES
+from protocol.tasks import end
 
 
 class Ear:
@@ -45,9 +46,8 @@ async def listening(mosquitto) -> AsyncIterator[Ear]:
     task = asyncio.create_task(listen())
     await ready.wait()
     yield ear
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
-        await task
+    with contextlib.suppress(aiomqtt.MqttError):
+        await end(task)
 
 
 @contextlib.asynccontextmanager

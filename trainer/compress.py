@@ -60,9 +60,7 @@ class Step:
 def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
     """All runs in the order in which they can be made; sources are held out one by one when there are several.
 
-    `counts` are the training pictures of each source.
-
-    Raises Rejected for an unknown student or a pattern that no run matches.
+    `counts` are the training pictures of each source. Raises Rejected for an unknown student or a pattern that no run matches.
     """
     possible = [name for name in ARCHITECTURES if name not in (*REFERENCES, TEACHER)]
     unknown = [name for name in options.students if name not in possible]
@@ -71,9 +69,9 @@ def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
     steps = [step for seed in options.seeds for step in (*_references(options, seed), *_ablation(options, seed))]
     for seed in options.seeds:
         steps += _door(options, seed, options.door_epochs)
+    all_pictures = sum(counts.values())
     for seed in options.seeds:
         for source in counts if len(counts) > 1 else ():
-            all_pictures = sum(counts.values())
             epochs = round(options.door_epochs * all_pictures / (all_pictures - counts[source]))
             steps += _door(options, seed, epochs, held_out=source)
     return _chosen(steps, options.only) if options.only else tuple(steps)

@@ -30,8 +30,9 @@ def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = Non
             calls |= _file_calls(name, path, network.architecture.input_px)
             found[name] = _size(path, network.architecture.input_px)
         for name, path in (releases or {}).items():
-            calls |= _file_calls(name, path, _input_px(path))
-            found[name] = _size(path, _input_px(path))
+            px = _input_px(path)
+            calls |= _file_calls(name, path, px)
+            found[name] = _size(path, px)
         for name, latency in measure.latencies(calls, repeats).items():
             model, runtime = name.rsplit(" ", 1)
             found[model][runtime] = asdict(latency)

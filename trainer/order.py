@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from protocol.broker import Broker
 from protocol.errors import LinkError, Reason, Rejected
-from protocol.link import Broker, Link
+from protocol.link import Link
 from protocol.rollouts import RolloutAck, RolloutCommand
 from protocol.topics import Fleet
 

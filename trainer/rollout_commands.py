@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from protocol.link import Broker, Link
+from protocol.broker import Broker
+from protocol.link import Link
 from trainer.console import Json, out
 from trainer.order import Op
 

@@ -76,10 +76,10 @@ def by_key(finished: tuple[Run, ...], is_fold: bool = False) -> dict[str, list[R
     return keys
 
 
-def score(run: Run, split: str = "test", threshold: float | None = None) -> evaluate.Scores | None:
-    """A run's scores on one of its splits, at its own threshold unless another is given; None when the split holds no picture."""
+def score(run: Run, split: str = "test") -> evaluate.Scores | None:
+    """A run's scores on one of its splits; None when that holds no picture."""
     p, classes = probabilities(run, split)
-    return evaluate.score(p, classes, run.results.threshold if threshold is None else threshold) if len(p) else None
+    return evaluate.score(p, classes, run.results.threshold) if len(p) else None
 
 
 def probabilities(run: Run, split: str = "test", is_calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +97,8 @@ def models(finished: tuple[Run, ...], latency: dict[str, Any]) -> list[dict[str,
     rows = []
     for key, same in by_key(finished).items():
         architecture, cost = same[0].network.architecture, measure.cost(same[0].network)
-        scores = [s for s in map(score, same) if s]
-        likelier = [s.accuracy for s in (score(run, threshold=0.5) for run in same) if s]
+        answers = [(run.results.threshold, *probabilities(run)) for run in same]
+        scores, likelier = ([evaluate.score(p, classes, at or own) for own, p, classes in answers if len(p)] for at in (None, 0.5))
         times = latency.get("models", {}).get(key, {})
         rows.append(
             {
@@ -116,7 +116,7 @@ def models(finished: tuple[Run, ...], latency: dict[str, Any]) -> list[dict[str,
                 **{f"{runtime}_ms": times.get(runtime, {}).get("p50_ms") for runtime in ("torch", "onnxruntime", "opencv")},
                 "epochs": same[0].config.recipe.epochs,
                 "seeds": len(same),
-                **_spread("likelier", likelier),
+                **_spread("likelier", [s.accuracy for s in likelier]),
                 **_spread("accuracy", [s.accuracy for s in scores]),
                 "recall_with_mask": _mean([s.recall_with_mask for s in scores]),
                 "recall_without_mask": _mean([s.recall_without_mask for s in scores]),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Self
 
 from protocol import topics
+from protocol.broker import Broker
 from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected
-from protocol.link import Broker, Link, Presence
+from protocol.link import Link, Presence
 from protocol.messages import Message, Status
 from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
 from protocol.signature import TrustedKeys

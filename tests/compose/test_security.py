@@ -14,7 +14,8 @@ from rig import MOSQUITTO, ROOT, Mosquitto, missing
 
 from compose.simulated import Camera
 from compose.throwaway import shipped, sign_release
-from protocol.link import Broker, Link
+from protocol.broker import Broker
+from protocol.link import Link
 from protocol.rollouts import RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import Address

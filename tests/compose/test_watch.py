@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from compose.simulate import living
 from compose.simulated import Faults, cameras
 from compose.throwaway import shipped, sign_release
+from protocol.broker import Broker
 from protocol.errors import LinkError, Rejected
-from protocol.link import Broker, Link
+from protocol.link import Link
 from protocol.rollouts import Reported, RolloutCommand, RolloutLog, RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import Address

@@ -11,8 +11,9 @@ import pytest
 from live import Ear, listening, running
 from made_releases import PUBLIC, Made, signed_anew, tampered
 
+from protocol.broker import Broker
 from protocol.chunks import cut, pieces
-from protocol.link import Broker, Link
+from protocol.link import Link
 from protocol.messages import Birth, Status, Telemetry
 from protocol.rollouts import Chunk, Desired, Kind, Report, Reported, UpdateState, Want
 from protocol.topics import Address, ChunkAddress, Fleet, ReleaseAddress

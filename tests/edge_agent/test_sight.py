@@ -143,6 +143,7 @@ async def test_a_slow_model_on_trial_is_found_out_long_before_the_trial_ends(wor
             with pytest.raises(Rejected, match="before"):
                 judge(trial, Gate())
             break
+    assert worker.sight._looks is None, "no frame is written down any more"
     await worker.sight.restore()
     assert worker.sight.eyes is worker.eyes
 

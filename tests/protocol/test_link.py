@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig import MOSQUITTO, Mosquitto, missing
 
+from protocol.broker import Broker
 from protocol.errors import LinkError, Rejected
-from protocol.link import Broker, Link, Presence, backoff_s
+from protocol.link import Link, Presence, backoff_s
 from protocol.messages import Alert, Health, Message, NoMask, Status
 from protocol.rollouts import Chunk, CoordinatorStatus, Desired, Want
 from protocol.topics import ALERT, Address, ChunkAddress, Fleet, ReleaseAddress
@@ -78,7 +79,8 @@ async def test_a_camera_is_online_while_it_lives_and_offline_after(mosquitto) ->
 async def test_the_will_speaks_for_a_killed_process(mosquitto) -> None:
     script = f"""
 import asyncio
-from protocol.link import Broker, Link, Presence
+from protocol.broker import Broker
+from protocol.link import Link, Presence
 from protocol.topics import Address
 async def main():
     async with Link(Broker("127.0.0.1", {mosquitto.port}), "camera", Presence(Address("maskfleet", "lobby", "door-1"), lambda session: ())) as link:

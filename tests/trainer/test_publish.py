@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rig import MOSQUITTO, Mosquitto, missing
 
+from protocol.broker import Broker
 from protocol.chunks import Parts, Piece
-from protocol.link import Broker, Link
+from protocol.link import Link
 from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest, digest
 from protocol.rollouts import Want
 from protocol.topics import ReleaseAddress
