@@ -43,7 +43,7 @@ class DetectorRecipe:
     plain_share: float = 0.2
     """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
     start: str = ""
-    """Digest of the exported detector whose weights the training starts from; empty: random ones."""
+    """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""
     seed: int = 0
 
 

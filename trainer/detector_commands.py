@@ -19,9 +19,11 @@ def detector(
     data: Annotated[Path, typer.Argument(help="Folder with frames_train/ (COCO), faces/ and, to be scored, frames/.")],
     teacher: Annotated[Path, typer.Option(help="A detector in YuNet's format, which labels what nobody annotated.")],
     name: Annotated[str, typer.Option(help="Name of the run.")] = "detector",
-    size: Annotated[str, typer.Option(help="small, medium or large.")] = "medium",
+    size: Annotated[str, typer.Option(help="small, medium, deep or large.")] = "medium",
     steps: Annotated[int, typer.Option(min=2)] = 10_000,
-    start: Annotated[Path | None, typer.Option(help="A detector's release of the same size whose weights the training begins with.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A detector's release, of this size or a smaller one, whose weights and mistakes the training begins with.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="The highest of the cycle.")] = 4e-3,
     seed: int = 0,
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),

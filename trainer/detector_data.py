@@ -24,13 +24,18 @@ MAYBE = 0.45
 """Between this and SURE it is a region to ignore."""
 TEACHER_SIDES_PX = (400, 800, 1280)
 CROP_SIDES_PX = (160, 256, 384)
+EARLIER_SIDES_PX = (320, 480, 640)
+"""An earlier detector is asked at the sizes at which it is used."""
 CROP_PAD = 0.25
 """Border around a face crop, as a share of its side: tight crops cut the box that the teacher would draw."""
 FRAMES_SOURCE = "andrewmvd-853"
 """The data set that the annotated frames, and some of the crops, come from."""
-FOCUS_SHARES = {"without_mask": 0.5, "with_mask": 0.33, "mask_weared_incorrect": 0.05, "": 0.12}
-"""How often a view is centred on which faces (the last: those that only the teacher sees). The frames hold five masked faces for a
-bare one, and drawn as they come, bare faces are found far less often."""
+UNNOTED, NO_FACE = "", "no face"
+FOCUS_SHARES = {"without_mask": 0.45, "with_mask": 0.25, "mask_weared_incorrect": 0.05, UNNOTED: 0.1, NO_FACE: 0.15}
+"""How often a view is centred on which faces (UNNOTED: those that only the teacher sees), or on what an earlier detector took for one.
+The frames hold five masked faces for a bare one, and drawn as they come, bare faces are found far less often."""
+TOO_SURE = 0.9
+"""What an earlier detector alone sees and is as sure of as this may be a face that nobody noted: to be ignored."""
 HELD_OUT_OF = 8
 """One frame in so many is for validation."""
 
@@ -71,8 +76,8 @@ class Library:
     """Square pictures of one face each."""
     pictures: dict[str, int]
     """How many come from which data set."""
-    focus: tuple[tuple[int, int], ...]
-    """Frame and face of every face in the frames that a view may be centred on."""
+    focus: tuple[tuple[int, Floats], ...]
+    """Frame and box of all that a view may be centred on."""
     focus_cumulated: NDArray[np.float64]
     """How often each is to be drawn, added up to 1."""
 
@@ -146,18 +151,21 @@ def is_held_out(file: str) -> bool:
     return zlib.crc32(file.encode()) % HELD_OUT_OF == 0
 
 
-def build_library(data: Path, teacher: Teacher, cache: Path) -> Library:
+def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | None = None) -> Library:
     """Frames of `data`/frames_train that are not held out, and crops of `data`/faces/train, with the teacher's labels.
 
     The labels are kept in `cache`, so that a training that is resumed does not make them again. Crops that were cut from the
-    frames are left out: some would show held-out frames. Raises Rejected when a folder is missing or not as expected.
+    frames are left out: some would show held-out frames. Views are also centred on what an `earlier` detector wrongly finds.
+    Raises Rejected when a folder is missing or not as expected.
     """
     labels = _Labels(teacher, cache)
     annotated = [frame for frame in read_frames(data / "frames_train") if not is_held_out(frame.file)]
-    frames = []
+    frames, mistakes = [], []
     for frame in annotated:
         rows = labels.of(f"frame/{frame.file}", frame.image_HWC, TEACHER_SIDES_PX)
-        frames.append(_merge(frame.image_HWC, frame.boxes_M4, rows))
+        doubted, wrong = _doubt(_merge(frame.image_HWC, frame.boxes_M4, rows), earlier)
+        frames.append(doubted)
+        mistakes.append(wrong)
     crops, sources = [], [FRAMES_SOURCE] * len(frames)
     for file, source, image in _read_crops(data / "faces"):
         scene = _crop_scene(image, labels.of(f"crop/{file}", image, CROP_SIDES_PX))
@@ -165,24 +173,42 @@ def build_library(data: Path, teacher: Teacher, cache: Path) -> Library:
             crops.append(scene)
             sources.append(source)
     labels.save()
-    focus, cumulated = _focus(frames, annotated)
+    focus, cumulated = _focus(frames, annotated, mistakes)
     return Library(tuple(frames), tuple(crops), dict(sorted(Counter(sources).items())), focus, cumulated)
 
 
-def _focus(frames: list[Scene], annotated: list[AnnotatedFrame]) -> tuple[tuple[tuple[int, int], ...], NDArray[np.float64]]:
-    """Faces to centre views on: each label its share, within it each frame the same, portraits of one face half of that."""
-    by_label: dict[str, dict[int, list[int]]] = {label: {} for label in FOCUS_SHARES}
-    for number, (scene, frame) in enumerate(zip(frames, annotated, strict=True)):
-        labels = [*frame.labels, *[""] * (len(scene.is_face_M) - len(frame.labels))]  # what the teacher alone sees comes last
-        for face, label in enumerate(labels):
-            if scene.is_face_M[face]:
-                by_label[label].setdefault(number, []).append(face)
+def _doubt(scene: Scene, earlier: Teacher | None) -> tuple[Scene, Floats]:
+    """The scene, with regions to ignore where an earlier detector alone is too sure; and the boxes [K, 4] that it wrongly finds."""
+    rows = earlier.label(scene.image_HWC, EARLIER_SIDES_PX) if earlier else np.zeros((0, 15), np.float32)
+    rows = rows[overlaps(rows, scene.boxes_M4).max(1, initial=0) < 0.1]
+    is_sure = rows[:, 14] >= TOO_SURE
+    unsaid = Scene(
+        scene.image_HWC,
+        np.concatenate([scene.boxes_M4, rows[is_sure, :4]]),
+        np.concatenate([scene.landmarks_M10, rows[is_sure, 4:14]]),
+        np.concatenate([scene.is_face_M, np.zeros(int(is_sure.sum()), np.bool_)]),
+    )
+    return unsaid, rows[~is_sure, :4]
+
+
+def _focus(
+    frames: list[Scene], annotated: list[AnnotatedFrame], mistakes: list[Floats]
+) -> tuple[tuple[tuple[int, Floats], ...], NDArray[np.float64]]:
+    """What to centre views on: each label its share, within it each frame the same, portraits of one face half of that."""
+    by_label: dict[str, dict[int, list[Floats]]] = {label: {} for label in FOCUS_SHARES}
+    for number, (scene, frame, wrong) in enumerate(zip(frames, annotated, mistakes, strict=True)):
+        labels = [*frame.labels, *[UNNOTED] * (len(scene.is_face_M) - len(frame.labels))]  # what the teacher alone sees comes last
+        for box, label, is_face in zip(scene.boxes_M4, labels, scene.is_face_M, strict=True):
+            if is_face:
+                by_label[label].setdefault(number, []).append(box)
+        if len(wrong):
+            by_label[NO_FACE][number] = list(wrong)
     focus, chances = [], []
     for label, share in FOCUS_SHARES.items():
         weights = {number: 0.5 if len(frames[number].boxes_M4) == 1 else 1.0 for number in by_label[label]}
-        for number, faces in by_label[label].items():
-            focus += [(number, face) for face in faces]
-            chances += [share * weights[number] / sum(weights.values()) / len(faces)] * len(faces)
+        for number, boxes in by_label[label].items():
+            focus += [(number, box) for box in boxes]
+            chances += [share * weights[number] / sum(weights.values()) / len(boxes)] * len(boxes)
     cumulated = np.cumsum(np.array(chances, np.float64))
     return tuple(focus), cumulated / cumulated[-1:]
 

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from protocol.errors import Reason, Rejected
+from trainer.half import halve
 
 STRIDES = (8, 16, 32)
 HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
@@ -31,15 +33,16 @@ class Widths:
 
     stages: tuple[int, int, int, int, int]
     neck: int
+    depths: tuple[int, int, int, int] = (0, 2, 2, 1)
+    """Blocks after the strided one, at strides 4, 8, 16 and 32."""
 
 
 SIZES = {
     "small": Widths((8, 16, 32, 48, 48), 32),
     "medium": Widths((16, 32, 48, 64, 64), 32),
+    "deep": Widths((16, 32, 48, 96, 96), 48, (0, 2, 3, 1)),
     "large": Widths((16, 32, 64, 96, 96), 64),
 }
-DEPTHS = (0, 2, 2, 1)
-"""Blocks after the strided one, at strides 4, 8, 16 and 32."""
 
 
 def _convolution(width_in: int, width: int, side: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -64,7 +67,7 @@ class DetectorNet(nn.Module):
         stem, *stages = widths.stages
         self.widths = widths
         self.stem = nn.Sequential(_convolution(3, stem, 3, stride=2), nn.ReLU(inplace=True))
-        self.stages = nn.ModuleList(_stage(a, b, depth) for (a, b), depth in zip(pairwise(widths.stages), DEPTHS, strict=True))
+        self.stages = nn.ModuleList(_stage(a, b, depth) for (a, b), depth in zip(pairwise(widths.stages), widths.depths, strict=True))
         self.lateral = nn.ModuleList(_convolution(width, widths.neck) for width in stages[1:])
         self.smooth = nn.ModuleList(_block(widths.neck, widths.neck) for _ in STRIDES)
         maps = sum(HEADS.values())
@@ -110,7 +113,7 @@ class _Exported(nn.Module):
 
 
 def export(network: DetectorNet) -> bytes:
-    """The network as one ONNX file, the same bytes for the same weights.
+    """The network as one ONNX file with weights of 16 bits, the same bytes for the same weights.
 
     The TorchScript exporter is used because it keeps sizes out of the Reshapes; what the newer one writes fails in OpenCV at
     every size but that of the export.
@@ -128,36 +131,79 @@ def export(network: DetectorNet) -> bytes:
             opset_version=17,
             dynamo=False,
         )
-    return bytes(_plain(onnx.load_model_from_string(buffer.getvalue())).SerializeToString(deterministic=True))
+    return bytes(halve(_plain(onnx.load_model_from_string(buffer.getvalue()))).SerializeToString(deterministic=True))
 
 
 def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
-    """Gives a network the weights of an exported one, so that training can go on from a release.
+    """Gives a network the weights of an exported one of its size or a smaller one, so that training can go on from a release.
 
     The export folded each BatchNorm into its convolution. Here it gets statistics back from one batch (BGR, 0 to 1), and the scale and
-    shift that undo them: on that batch the network answers as the exported one. Raises Rejected when the shapes differ.
+    shift that undo them: on that batch the network answers as the exported one, for nothing listens yet to the channels that are new,
+    and blocks that are new pass on what they get (after Chen et al., Net2Net, arXiv 1511.05641). Raises Rejected when the exported
+    network is of no known size or does not fit in.
     """
+    folded = _convolutions_of(exported)
+    for widths in SIZES.values():
+        names = [(name, part.weight.shape) for name, part in _in_pass(DetectorNet(widths))]
+        if [shape for _, shape in names] == [weight.shape for weight, _ in folded]:
+            held = {name: both for (name, _), both in zip(names, folded, strict=True)}
+            break
+    else:
+        raise Rejected(Reason.BAD_INPUT, "the detector to start from is of no size that is known here")
+    parts = _in_pass(network)
+    biases: list[Tensor] = []
+    for name, part in parts:
+        biases.append(_fill(part, *held.pop(name)) if name in held else _pass_on(part))
+    if held:
+        raise Rejected(Reason.BAD_INPUT, "the detector to start from is deeper than the one to train")
+    network.stem[0][0].weight.data *= 255  # type: ignore[index]
+    _unfold(network, iter(bias for (_, part), bias in zip(parts, biases, strict=True) if part.bias is None), images_NCHW)
+
+
+def _convolutions_of(exported: bytes) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of each convolution of an exported network, in the order of the pass."""
     graph = onnx.load_model_from_string(exported).graph
-    tensors = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
-    # Tensors that are equal stand in the file once, the others as names for it.
-    tensors |= {node.output[0]: tensors[node.input[0]] for node in graph.node if node.op_type == "Identity" and node.input[0] in tensors}
-    folded = [[tensors[name] for name in node.input[1:]] for node in graph.node if node.op_type == "Conv"]
-    convolutions: list[nn.Conv2d] = []
-    hooks = [part.register_forward_hook(lambda part, _, __: convolutions.append(part)) for part in network.modules() if isinstance(part, nn.Conv2d)]
+    tensors = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32)) for tensor in graph.initializer}
+    # Weights are widened from 16 bits; tensors that are equal stand in the file once, the others as names for it.
+    for node in graph.node:
+        if node.op_type in {"Cast", "Identity"} and node.input[0] in tensors:
+            tensors[node.output[0]] = tensors[node.input[0]]
+    return [(tensors[node.input[1]], tensors[node.input[2]]) for node in graph.node if node.op_type == "Conv" and len(node.input) == 3]
+
+
+def _in_pass(network: DetectorNet) -> list[tuple[str, nn.Conv2d]]:
+    """The convolutions by name, in the order of the pass."""
+    names = {part: name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
+    found: list[tuple[str, nn.Conv2d]] = []
+    hooks = [part.register_forward_hook(lambda part, _, __: found.append((names[part], part))) for part in names]
     with torch.no_grad():
         network.eval()(torch.zeros(1, 3, STRIDES[-1], STRIDES[-1]))
     for hook in hooks:
         hook.remove()
-    shapes = [part.weight.shape for part in convolutions], [weight.shape for weight, *_ in folded]
-    if shapes[0] != shapes[1] or not all(len(own) == 2 for own in folded):
-        raise Rejected(Reason.BAD_INPUT, "the detector to start from is of another size than the one to train")
-    for part, (weight, bias) in zip(convolutions, folded, strict=True):
-        part.weight.data.copy_(weight)
-        if part.bias is not None:
-            part.bias.data.copy_(bias)
-    network.stem[0][0].weight.data *= 255  # type: ignore[index]
-    biases = iter(bias for part, (_, bias) in zip(convolutions, folded, strict=True) if part.bias is None)
-    _unfold(network, biases, images_NCHW)
+    return found
+
+
+def _fill(part: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
+    """Puts a convolution into a wider one, whose further outputs stay as they are drawn; returns its bias."""
+    outputs, inputs = weight.shape[:2]
+    if any(held > own for held, own in zip(weight.shape, part.weight.shape, strict=True)):
+        raise Rejected(Reason.BAD_INPUT, "the detector to start from is wider than the one to train")
+    part.weight.data[:outputs] = 0
+    part.weight.data[:outputs, :inputs] = weight
+    wide = torch.zeros(part.out_channels)
+    wide[:outputs] = bias
+    if part.bias is not None:
+        part.bias.data.copy_(wide)
+    return wide
+
+
+def _pass_on(part: nn.Conv2d) -> Tensor:
+    """Makes a convolution of a block give what it gets; returns its bias."""
+    part.weight.data.zero_()
+    middle = part.kernel_size[0] // 2
+    for channel in range(part.out_channels):
+        part.weight.data[channel, 0 if part.groups > 1 else channel, middle, middle] = 1
+    return torch.zeros(part.out_channels)
 
 
 def _unfold(network: DetectorNet, biases: Iterator[Tensor], images_NCHW: Tensor) -> None:

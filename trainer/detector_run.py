@@ -26,7 +26,8 @@ LABELS_FILE, RESULTS_FILE = "labels.npz", "detector.json"
 def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, console: Console, start: Path | None = None) -> dict[str, Any]:
     """Trains in `run`, or goes on from its checkpoint, with a progress bar; then scores. Returns what `run`/detector.json holds.
 
-    `start` is a release of a detector of the same size, whose weights the training begins with.
+    `start` is a release of a detector of the same size or a smaller one: the training begins with its weights, and looks more
+    often at what it wrongly finds.
 
     `data` has frames_train/ (COCO-style), faces/ (index.csv) and, to be scored, frames/. Raises Rejected for a bad setting or
     folder, DeviceError for a teacher that OpenCV cannot load.
@@ -40,7 +41,7 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
         recipe = replace(recipe, start=hashlib.sha256(exported).hexdigest())
     watched = Teacher(teacher)
     with console.status("labelling pictures"):
-        library = build_library(data, watched, run / LABELS_FILE)
+        library = build_library(data, watched, run / LABELS_FILE, Teacher(start / release.MODEL_FILE) if start else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(run.name, total=recipe.steps)

@@ -108,12 +108,11 @@ def _join(canvas: Image, parts: list[Scene]) -> Scene:
 
 
 def _view(library: Library, canvas: Image, rng: Generator, low: tuple[int, int] = (0, 0), high: tuple[int, int] = (SIZE_PX, SIZE_PX)) -> Scene:
-    """Part of a frame in a window of the canvas, at a scale that gives one of its faces a drawn size."""
+    """Part of a frame in a window of the canvas, at a scale that gives one of its faces, or of its mistakes, a drawn size."""
     window = np.array(high) - low
     if rng.random() < 0.95 and library.focus:
-        number, face = library.focus[int(np.searchsorted(library.focus_cumulated, rng.random()))]
+        number, box = library.focus[int(np.searchsorted(library.focus_cumulated, rng.random()))]
         frame = library.frames[number]
-        box = frame.boxes_M4[face]
         point: NDArray[np.floating] = box[:2] + box[2:] / 2
         scale = face_px(rng, min(LARGEST_FACE_PX, window.min() * 0.9)) / float(np.sqrt(box[2] * box[3]))
     else:

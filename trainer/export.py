@@ -23,6 +23,7 @@ from protocol.release import Golden, Manifest
 from trainer import measure, runtimes
 from trainer.card import card, licence
 from trainer.folder import write_whole
+from trainer.half import halve
 from trainer.models import HALF_RANGE, LABELS, MaskNet
 from trainer.results import Results
 from trainer.runs import Config
@@ -30,8 +31,6 @@ from trainer.runs import Config
 OPSET = 17
 PARITY = 5e-3
 """Largest difference of a probability from torch that is let pass in ONNX Runtime and OpenCV: the files hold weights of 16 bits."""
-HALVED_FROM = 64
-"""Tensors of so many numbers are stored in 16 bits; smaller ones (biases, shapes) are not worth it."""
 CROP_MARGIN = 1.2
 """The training crops are squares of 1.2 x the longer side of the face box."""
 
@@ -144,20 +143,9 @@ def to_file(deployed: Deployed) -> bytes:
     Half the file to send; the runtimes widen the weights when they load them, so it computes as fast as before.
     """
     model = to_onnx(deployed)
-    return model if deployed.network.architecture.downsample == "pool" else _halved(model)
-
-
-def _halved(stored_model: bytes) -> bytes:
-    model = onnx.load_from_string(stored_model)
-    graph = model.graph
-    for number, tensor in enumerate(graph.initializer):
-        weights = onnx.numpy_helper.to_array(tensor)
-        if weights.dtype == np.float32 and weights.size >= HALVED_FROM:
-            stored = f"{tensor.name}_half"
-            graph.node.insert(0, onnx.helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
-            graph.initializer[number].CopyFrom(onnx.numpy_helper.from_array(weights.astype(np.float16), stored))
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString(deterministic=True))
+    if deployed.network.architecture.downsample == "pool":
+        return model
+    return bytes(halve(onnx.load_from_string(model)).SerializeToString(deterministic=True))
 
 
 def check_parity(deployed: Deployed, model: bytes) -> None:
