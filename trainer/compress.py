@@ -44,6 +44,8 @@ class Options:
     students: tuple[str, ...] = ("gate",)
     views: int = 12
     """Of each picture, labelled once by the teacher."""
+    no_faces: bool = False
+    """Whether the students learn from pictures without a face as well."""
     bfloat16: bool = False
     only: tuple[str, ...] = ()
     """Groups, or patterns of run names; what they need is made as well. Empty: all."""
@@ -132,8 +134,8 @@ def _door(options: Options, seed: int, epochs: int, held_out: str = "") -> list[
     end, first = f"-without-{held_out}" if held_out else "", options.seeds[0]
     teacher = f"{TEACHER}{end}-s{first}"
     jobs = [Job(teacher, TEACHER, replace(TEACHER_RECIPE, seed=seed, bfloat16=options.bfloat16), Lineage(held_out=held_out))] if seed == first else []
-    lineage = Lineage(teacher=teacher, views=options.views, held_out=held_out)
-    jobs += [Job(f"{name}{end}-s{seed}", name, recipe, lineage) for name in options.students]
+    lineage = Lineage(teacher=teacher, views=options.views, no_faces=options.no_faces, held_out=held_out)
+    jobs += [Job(f"{name}{end}-s{seed}", name, replace(recipe, keeps_last=True), lineage) for name in options.students]
     return [Step("folds" if held_out else "door", one) for one in jobs]
 
 

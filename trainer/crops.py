@@ -1,4 +1,4 @@
-"""Faces as a camera's detector cuts them out of frames, which is not quite as a data set cuts them."""
+"""Faces as a camera's detector cuts them out of frames, which is not quite as a data set cuts them; and what it cuts by mistake."""
 
 import json
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
 from trainer.data import Pictures, decode
+from trainer.folder import write_whole
 from trainer.models import INPUT_PX, LABELS
 
 Image = NDArray[np.uint8]
@@ -37,24 +38,15 @@ class Cut:
 
 def cut(folder: Path, detect: Detect) -> Cut:
     """Every annotated face that is found, cut from the detector's box; raises Rejected without readable COCO annotations."""
-    try:
-        coco = json.loads((folder / ANNOTATIONS_FILE).read_bytes())
-        names = {category["id"]: category["name"] for category in coco["categories"]}
-        faces = [(a["image_id"], names[a["category_id"]], _box(a["bbox"])) for a in coco["annotations"]]
-        frames = {image["id"]: image["file_name"] for image in coco["images"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({type(error).__name__})") from None
     images: list[Image] = []
     classes: list[int] = []
     files: list[str] = []
     annotated = dict.fromkeys(LABELS, 0)
-    for frame, file in frames.items():
-        wanted = [(label, box) for image, label, box in faces if image == frame and label in LABELS and min(box[2:]) >= SMALLEST_PX]
+    for file, faces in _annotations(folder).items():
+        wanted = [(label, box) for label, box in faces if label in LABELS and min(box[2:]) >= SMALLEST_PX]
         if not wanted:
             continue
-        image = decode(folder / file)
-        if image is None:
-            raise Rejected(Reason.BAD_INPUT, f"{folder / file}: cannot be read as a picture")
+        image = _read(folder / file)
         found = detect(image)
         for label, box in wanted:
             annotated[label] += 1
@@ -65,6 +57,30 @@ def cut(folder: Path, detect: Detect) -> Cut:
                 files.append(f"{file}#{len(files)}")
     stacked = np.stack(images) if images else np.empty((0, INPUT_PX, INPUT_PX, 3), np.uint8)
     return Cut(Pictures(stacked, np.array(classes, int), tuple(files), ("frames",) * len(files), ()), annotated)
+
+
+def mistakes(folder: Path, detect: Detect, most: int, seed: int) -> list[Image]:
+    """What a detector finds where no face is annotated, as RGB crops [128, 128, 3]: at most so many, drawn at random.
+
+    Raises Rejected without readable COCO annotations, or when there is nothing.
+    """
+    images = []
+    for file, faces in _annotations(folder).items():
+        image = _read(folder / file)
+        images += [crop(image, box, MARGIN, INPUT_PX) for box in detect(image) if not any(_touch(box, face) for _, face in faces)]
+    if not images:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: the detector makes no mistake here")
+    drawn = np.random.default_rng(seed).permutation(len(images))[:most]
+    return [images[number] for number in sorted(drawn)]
+
+
+def write_pictures(images: list[Image], source: str, folder: Path) -> None:
+    """Writes RGB pictures, and an index.csv that says which data set they are of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{number:05}.png" for number in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        write_whole(folder / name, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+    write_whole(folder / "index.csv", "\n".join(["file,source", *(f"{name},{source}" for name in names), ""]).encode())
 
 
 def crop(image_HWC: Image, box: Box, margin: float, px: int) -> Image:
@@ -112,6 +128,37 @@ def haar() -> Detect:
         return [(float(x), float(y), float(w), float(h)) for x, y, w, h in np.asarray(boxes).reshape(-1, 4).tolist()]
 
     return detect
+
+
+def _annotations(folder: Path) -> dict[str, list[tuple[str, Box]]]:
+    """Label and box of the annotated faces, by file."""
+    try:
+        coco = json.loads((folder / ANNOTATIONS_FILE).read_bytes())
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        files = {image["id"]: image["file_name"] for image in coco["images"]}
+        faces: dict[str, list[tuple[str, Box]]] = {file: [] for file in files.values()}
+        for mark in coco["annotations"]:
+            faces[files[mark["image_id"]]].append((names[mark["category_id"]], _box(mark["bbox"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({type(error).__name__})") from None
+    return faces
+
+
+def _read(path: Path) -> Image:
+    image = decode(path)
+    if image is None:
+        raise Rejected(Reason.BAD_INPUT, f"{path}: cannot be read as a picture")
+    return image
+
+
+def _touch(one: Box, other: Box) -> bool:
+    """Whether two boxes overlap at all to speak of, or one has its middle in the other."""
+    return iou(one, other) >= 0.05 or _is_within(one, other) or _is_within(other, one)
+
+
+def _is_within(one: Box, other: Box) -> bool:
+    x, y = one[0] + one[2] / 2, one[1] + one[3] / 2
+    return other[0] <= x <= other[0] + other[2] and other[1] <= y <= other[1] + other[3]
 
 
 def _box(numbers: list[float]) -> Box:

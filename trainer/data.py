@@ -13,6 +13,8 @@ from trainer.models import INPUT_PX, LABELS
 
 INCORRECT = "mask_weared_incorrect"
 """A third class of some data sets, spelt as there: masks below the nose. Never trained on; reported apart."""
+NO_FACE = -1
+"""Stands for a class where a picture shows no face at all, so neither class is right."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -23,7 +25,7 @@ class Pictures:
     images_NHWC: NDArray[np.uint8]
     """RGB [N, 128, 128, 3]."""
     classes_N: NDArray[np.int64]
-    """Indices into `LABELS`."""
+    """Indices into `LABELS`, or NO_FACE."""
     files: tuple[str, ...]
     """Path of each picture, relative to the folder."""
     sources: tuple[str, ...]
@@ -90,6 +92,22 @@ def read_folder(folder: Path) -> Pictures:
         files=tuple(files),
         sources=tuple(sources.get(file, "unknown") for file in files),
         unreadable=tuple(unreadable),
+    )
+
+
+def read_no_faces(folder: Path) -> Pictures:
+    """The readable pictures below a folder, none of which shows a face; raises Rejected when there is none."""
+    found = {str(p.relative_to(folder)): read_picture(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    readable = {file: image for file, image in found.items() if image is not None}
+    if not readable:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: holds no readable picture")
+    sources = _read_sources(folder)
+    return Pictures(
+        images_NHWC=np.stack(list(readable.values())),
+        classes_N=np.full(len(readable), NO_FACE),
+        files=tuple(readable),
+        sources=tuple(sources.get(file, "unknown") for file in readable),
+        unreadable=tuple(file for file in found if file not in readable),
     )
 
 

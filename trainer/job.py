@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
 from trainer import backbone, results, runs, views
-from trainer.data import Pictures
+from trainer.data import NO_FACE, Pictures, join
 from trainer.distil import Teaching, distillation, told
 from trainer.folder import write_whole
 from trainer.models import ARCHITECTURES, Architecture, Network
@@ -64,12 +64,13 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
 
     Raises Rejected when a teacher or start is missing, or when the start cannot be pruned to this architecture.
     """
-    here, all_pictures = folder / job.name, splits.train
+    here = folder / job.name
+    all_pictures = _learned_from(job, splits)
     (here / results.RESULTS_FILE).unlink(missing_ok=True)  # what is made again is not finished
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     architecture = _architecture(job, folder)
-    config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, splits.train.sources, job.lineage)
+    config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, _learned_from(job, splits).sources, job.lineage)
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
     if job.architecture == backbone.NAME or isinstance(teacher, backbone.Backbone):
         config = replace(config, pictures={**config.pictures, **backbone.KNEW})
@@ -115,13 +116,23 @@ def _objective(job: Job, teacher: Network | None) -> Callable[..., torch.Tensor]
     return distillation(teacher, teaching)
 
 
+def _learned_from(job: Job, splits: Splits) -> Pictures:
+    """The training pictures, and those without a face where the job wants them."""
+    if not job.lineage.no_faces:
+        return splits.train
+    if splits.no_faces is None:
+        raise Rejected(Reason.BAD_INPUT, f"{job.name}: wants pictures without a face; none are given")
+    return join([splits.train, splits.no_faces])
+
+
 def _labelled(job: Job, teacher: Network | None, pictures: Pictures, folder: Path) -> views.Views | None:
     """The views that the job learns from; made and labelled by the first job that needs them."""
     if teacher is None or not job.lineage.views:
         return None
-    images = views.make(pictures, job.lineage.views, folder / f"views-{job.lineage.views}.npy")
+    file = f"views-{job.lineage.views}-of-{len(pictures)}.npy"
+    images = views.make(pictures, job.lineage.views, folder / file)
     rows = np.flatnonzero(np.array([source != job.lineage.held_out for source in pictures.sources]))
-    logits = views.ask(teacher, images, rows, folder / job.lineage.teacher / f"views-{job.lineage.views}.npy")
+    logits = views.ask(teacher, images, rows[pictures.classes_N[rows] != NO_FACE], folder / job.lineage.teacher / file)
     return views.Views(images, rows, pictures.classes_N, logits)
 
 

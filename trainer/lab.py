@@ -1,5 +1,6 @@
 """The commands around training: look at the data, distil, prune, quantise, run the whole study, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ BRIEF = {
 
 def add_to(app: typer.Typer) -> None:
     """Makes the commands of this module commands of the program."""
-    for command in (audit, distil, prune, quantise, crops, compress, report):
+    for command in (audit, distil, prune, quantise, crops, mistakes, compress, report):
         app.command()(command)
 
 
@@ -143,6 +144,23 @@ def crops(
     show(document, [{"detector": name, **{key: row[key] for key in shown}} for name, row in document.items()], as_json)
 
 
+def mistakes(
+    frames: Annotated[Path, typer.Argument(help="Whole frames with annotations.json (COCO).")],
+    detector: Annotated[Path, typer.Argument(help="A detector in YuNet's format.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder to write pictures to.")],
+    source: Annotated[str, typer.Option(help="The data set that the frames are of.")] = "unknown",
+    most: Annotated[int, typer.Option(min=1, help="So many pictures, drawn at random where there are more.")] = 800,
+    score: Annotated[float, typer.Option(min=0, max=1, help="From which score on a detection counts.")] = 0.15,
+    seed: int = 0,
+) -> None:
+    """Cuts out what a detector takes for a face where nobody noted one: pictures for `compress --no-faces`."""
+    from trainer import crops as cutter
+
+    cut = cutter.mistakes(frames, cutter.yunet(detector, score), most, seed)
+    cutter.write_pictures(cut, source, to)
+    out.print(f"{to}: {len(cut)} pictures without a face", highlight=False)
+
+
 def compress(
     data: Data,
     epochs: Annotated[int, typer.Option(min=1, help="Of each reference and each arm of the ablation.")] = 30,
@@ -155,6 +173,7 @@ def compress(
     runs: Runs = Path("runs/compress"),
     frames: Annotated[Path | None, typer.Option(help="Annotated whole frames (COCO), to score faces as detectors cut them.")] = None,
     yunet: Annotated[Path | None, typer.Option(help="A detector in YuNet's format for --frames.")] = None,
+    no_faces: Annotated[Path | None, typer.Option(help="Pictures that show no face (see `mistakes`), for the door models to be unsure of.")] = None,
     bfloat16: Annotated[bool, typer.Option(help="Compute in 16 bits, on processors that can.")] = False,
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out files that are no pictures, instead of stopping.")] = False,
     measure: Annotated[bool, typer.Option(help="Measure latencies.")] = True,
@@ -165,10 +184,21 @@ def compress(
 
     from trainer import compress as plans
     from trainer import splits, study
+    from trainer.data import read_no_faces
 
     torch.set_num_threads(1)
-    options = plans.Options(epochs, door_epochs, tuple(_numbers(seeds, int, "--seeds")), _words(students), bfloat16=bfloat16, only=_words(only))
+    options = plans.Options(
+        epochs,
+        door_epochs,
+        tuple(_numbers(seeds, int, "--seeds")),
+        _words(students),
+        no_faces=no_faces is not None,
+        bfloat16=bfloat16,
+        only=_words(only),
+    )
     pictures = splits.read(data)
+    if no_faces is not None:
+        pictures = replace(pictures, no_faces=read_no_faces(no_faces))
     if pictures.unreadable and not skip_unreadable:
         more = f" and {len(pictures.unreadable) - 1} more" if len(pictures.unreadable) > 1 else ""
         raise Rejected(Reason.BAD_INPUT, f"{data / pictures.unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")

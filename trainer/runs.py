@@ -36,6 +36,8 @@ class Lineage:
     """Whether the teacher's features were taught beside its answers."""
     views: int = 0
     """How many views of each picture the teacher labelled in advance; 0: it looks at each batch as the student does."""
+    no_faces: bool = False
+    """Whether pictures without a face were learned from as well."""
     held_out: str = ""
     """The source whose pictures were kept for the test."""
 

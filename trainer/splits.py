@@ -23,6 +23,8 @@ class Splits:
     train: Pictures
     val: Pictures
     test: Pictures
+    no_faces: Pictures | None = None
+    """What detectors take for faces, for students to learn to be unsure of."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -79,7 +81,10 @@ def without_source(splits: Splits, source: str) -> Splits:
         raise Rejected(Reason.BAD_SETTING, f"source {source!r}: no such source; there are {', '.join(splits.counts)}")
     for part in kept:
         _need_both_classes(part, f"what is left without source {source!r}")
-    return Splits(kept[0], kept[1], join(held))
+    no_faces = splits.no_faces
+    if no_faces is not None:
+        no_faces = no_faces.select(np.array([s != source for s in no_faces.sources]))
+    return Splits(kept[0], kept[1], join(held), no_faces)
 
 
 def _need_both_classes(pictures: Pictures, what: str) -> None:
