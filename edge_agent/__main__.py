@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from edge_agent.settings import FILE_VARIABLE, Settings, read_settings
 from protocol.errors import FleetError, Rejected
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="One mask camera.")
-out, err = Console(), Console(stderr=True)
 
 File = Annotated[Path | None, typer.Option("--settings", envvar=FILE_VARIABLE, help="Settings file (TOML).")]
 Uri = Annotated[str | None, typer.Option("--camera", help="Camera URI, instead of the one in the settings.")]
@@ -37,8 +34,9 @@ def main() -> None:
 @app.command()
 def run(file: File = None, camera: Uri = None) -> None:
     """Watches, alerts and reports until stopped (SIGTERM, Ctrl-C), or until recorded material ends."""
-    from edge_agent import agent
+    from edge_agent import agent, heap
 
+    heap.keep_small()
     settings = _settings(file, camera)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
@@ -113,8 +111,8 @@ def doctor(file: File = None, camera: Uri = None, as_json: Json = False) -> None
         print(json.dumps({"ok": is_good, "findings": [asdict(finding) for finding in findings]}))
     else:
         for finding in findings:  # one line each, however long
-            mark = "[green]ok[/]" if finding.is_good else "[red]no[/]"
-            out.print(f"{mark}  {finding.part:10}  {escape(finding.text)}", highlight=False, soft_wrap=True)
+            mark = typer.style("ok", fg="green") if finding.is_good else typer.style("no", fg="red")
+            typer.echo(f"{mark}  {finding.part:10}  {finding.text}")
     if not is_good:
         raise typer.Exit(1)
 
@@ -124,7 +122,7 @@ def _settings(file: Path | None, camera: str | None) -> Settings:
 
 
 def _complain(error: FleetError) -> None:
-    err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    typer.echo(f"{typer.style('error:', fg='red')} {error}", err=True)
 
 
 if __name__ == "__main__":

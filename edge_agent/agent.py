@@ -9,6 +9,7 @@ import secrets
 import time
 from importlib.metadata import version
 
+from edge_agent import heap
 from edge_agent.capture import Camera, CaptureState
 from edge_agent.check import Owner
 from edge_agent.command import obey
@@ -21,7 +22,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Seen
 from edge_agent.prometheus import Exporter
 from edge_agent.publish import Publisher, message_of
-from edge_agent.scene import Incident
+from edge_agent.scene import Frame, Incident
 from edge_agent.settings import Settings
 from edge_agent.sight import Sight
 from edge_agent.snapshot import Snapshots
@@ -49,6 +50,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     Raises Rejected when the settings ask for something that cannot be, DeviceError when a model or the disk fails.
     """
     eyes = load_eyes(settings)
+    heap.settle()
     await Agent(settings, eyes).run(stop)
 
 
@@ -114,16 +116,20 @@ class Agent:
             while True:
                 frame = self._camera.take(timeout_s=LOOK_S)
                 if frame is not None and self._is_detecting:
-                    seen = self._sight.see(frame)
-                    loop.call_soon_threadsafe(self._note, seen)
-                    for shot in self._snapshots.take(frame, seen.incidents, self._pipeline.tracks, self._boot):
-                        loop.call_soon_threadsafe(self._publisher.show, shot)
+                    self._look(frame, loop)
+                    del frame  # megabytes, not to be kept while the next one is waited for
                 elif frame is None and self._camera.is_over:
                     break
                 else:
                     self._tell(loop, self._pipeline.wait())
         finally:  # also when a model fails: nobody is left with an open incident
             self._tell(loop, self._pipeline.stop())
+
+    def _look(self, frame: Frame, loop: asyncio.AbstractEventLoop) -> None:
+        seen = self._sight.see(frame)
+        loop.call_soon_threadsafe(self._note, seen)
+        for shot in self._snapshots.take(frame, seen.incidents, self._pipeline.tracks, self._boot):
+            loop.call_soon_threadsafe(self._publisher.show, shot)
 
     def _tell(self, loop: asyncio.AbstractEventLoop, incidents: tuple[Incident, ...]) -> None:
         if incidents:

@@ -204,21 +204,18 @@ class Camera:
         """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
         start_s, count = time.monotonic(), 0
         while True:
+            media_s = None if source.frame_s is None else count * source.frame_s
+            if media_s is not None and not self._has_max_pace:
+                self._stop.wait(max(0.0, start_s + media_s - time.monotonic()))
             image = source.read()
             if image is None and not count:
                 raise DeviceError("holds no frame that can be read")
             if image is None or not self._is_ours:
                 return
-            now_s = time.monotonic()
-            if source.frame_s is None:
-                frame_s = now_s
-            else:
-                frame_s = count * source.frame_s
-                if not self._has_max_pace:
-                    self._stop.wait(max(0.0, start_s + frame_s - now_s))
-                    now_s = time.monotonic()
             count += 1
-            self._offer(image, frame_s, now_s)
+            now_s = time.monotonic()
+            self._offer(image, now_s if media_s is None else media_s, now_s)
+            del image  # megabytes: whoever takes the frame has it now
 
     def _offer(self, image: Image, time_s: float, now_s: float) -> None:
         with self._lock:

@@ -13,8 +13,7 @@ import signal
 import subprocess
 import time
 
-import numpy as np
-
+from edge_agent.buffers import Buffers
 from edge_agent.scene import Image
 from protocol.errors import DeviceError
 
@@ -45,7 +44,7 @@ class GStreamerSource:
         """Starts the child; raises DeviceError when there is no GStreamer. `width` is a multiple of 4."""
         self.got = f"{width}x{height} at {fps} fps"
         self.frame_s: float | None = None
-        self._shape = (height, width, 3)
+        self._buffers, self._shape = Buffers(), (height, width, 3)
         self._said = b""
         self._last_s: float | None = None
         try:
@@ -85,8 +84,7 @@ class GStreamerSource:
                 pipe.close()
 
     def _read(self) -> Image:
-        # A new array each time: the last ones may still be looked at. The allocator hands the same memory out again.
-        image = np.empty(self._shape, np.uint8)
+        image = self._buffers.take(self._shape)
         rest = image.data.cast("B")
         poll = select.poll()
         poll.register(self._out, select.POLLIN)

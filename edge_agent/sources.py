@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import cv2
 import numpy as np
 
+from edge_agent.buffers import Buffers
 from edge_agent.demo_scene import FPS, HEIGHT, WIDTH, DemoScene
 from edge_agent.gstreamer import GStreamerSource
 from edge_agent.scene import Image
@@ -124,14 +125,16 @@ class VideoSource:
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         fps = fps if 0 < fps < 1000 else 25.0
         width, height = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        self._buffers, self._shape = Buffers(), (height, width, 3)
         self.got = f"{width}x{height} at {fps:g} fps"
         self.frame_s = 1 / fps if is_recorded else None
 
     def read(self) -> Image | None:
-        ok, image = self._capture.read()
+        buffer = self._buffers.take(self._shape)
+        ok, image = self._capture.read(buffer)
         if not ok and self._loops:
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-            ok, image = self._capture.read()
+            ok, image = self._capture.read(buffer)
         if not ok:
             if self.frame_s is None:
                 raise DeviceError("gives no more frames")

@@ -72,7 +72,7 @@ class Canvas:
         shown = (max(1, round(height * self.scale)), width_px)
         filled = [max(SMALLEST_SIDE_PX, side + -side % STRIDES[-1]) for side in shown]
         self._small = np.empty((*shown, 3), np.uint8)
-        self._planes = [np.empty(shown, np.uint8) for _ in range(3)]
+        self._plane = np.empty(shown, np.uint8)
         self.blob_1CHW = np.zeros((1, 3, *filled), np.float32)
         self._shown_CHW = self.blob_1CHW[0, :, : shown[0], : shown[1]]
 
@@ -81,8 +81,8 @@ class Canvas:
         small = image_HWC
         if self.scale != 1:
             small = cv2.resize(image_HWC, self._small.shape[1::-1], dst=self._small, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-        for shown, plane in zip(self._shown_CHW, cv2.split(small, self._planes), strict=True):
-            np.copyto(shown, plane)
+        for channel, shown in enumerate(self._shown_CHW):
+            np.copyto(shown, cv2.extractChannel(small, channel, self._plane))
         return self.blob_1CHW
 
 

@@ -9,13 +9,14 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from protocol.errors import Reason, Rejected, one_line
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 MAX_STATEMENTS = 4
 STATEMENT_PREFIX = b"maskfleet key statement\n"
@@ -27,8 +28,9 @@ Key64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
 """A public key: its 32 bytes in base64."""
 Signature64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 
-TrustedKeys = Mapping[str, Ed25519PublicKey]
-"""Key id -> public key."""
+TrustedKeys = Mapping[str, bytes]
+"""Key id -> the 32 bytes of a public key. Plain bytes, for a camera loads `cryptography`, 7 MB, only when a release comes."""
+KEY_BYTES = 32
 
 
 class _Signed(BaseModel):
@@ -46,7 +48,7 @@ class Statement(_Signed):
     signature: Signature64
 
     @classmethod
-    def make(cls, public_key: str, expires: datetime | None, signer: Ed25519PrivateKey) -> Self:
+    def make(cls, public_key: str, expires: datetime | None, signer: "Ed25519PrivateKey") -> Self:
         """`signer` vouches for a public key."""
         signature = _sign(_stated(public_key, expires), signer)
         return cls(public_key=public_key, expires=expires, key=key_id(signer.public_key()), signature=signature)
@@ -69,7 +71,7 @@ class Signature(_Signed):
     statements: Annotated[tuple[Statement, ...], Field(max_length=MAX_STATEMENTS)] = ()
 
     @classmethod
-    def make(cls, manifest: bytes, signer: Ed25519PrivateKey, statements: tuple[Statement, ...] = ()) -> Self:
+    def make(cls, manifest: bytes, signer: "Ed25519PrivateKey", statements: tuple[Statement, ...] = ()) -> Self:
         """The signature over a manifest file."""
         return cls(key=key_id(signer.public_key()), signature=_sign(manifest, signer), statements=statements)
 
@@ -93,20 +95,20 @@ class Signature(_Signed):
         _verify(manifest, self.signature, keys[self.key], "the manifest")
 
 
-def key_id(key: Ed25519PublicKey) -> str:
+def key_id(key: "Ed25519PublicKey") -> str:
     """What a public key is called: the first 16 hex digits of its SHA-256."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]
+    return _id_of(key.public_bytes_raw())
 
 
-def public_text(key: Ed25519PublicKey) -> str:
+def public_text(key: "Ed25519PublicKey") -> str:
     """A public key in base64, as settings hold it."""
     return base64.b64encode(key.public_bytes_raw()).decode()
 
 
-def trusted_keys(texts: Iterable[str]) -> dict[str, Ed25519PublicKey]:
+def trusted_keys(texts: Iterable[str]) -> dict[str, bytes]:
     """The public keys in these base64 texts, by their ids; raises Rejected."""
     keys = [_public_key(text) for text in texts]
-    return {key_id(key): key for key in keys}
+    return {_id_of(key): key for key in keys}
 
 
 def _with_vouched(trusted: TrustedKeys, statements: tuple[Statement, ...], now: datetime) -> TrustedKeys:
@@ -126,19 +128,29 @@ def _stated(public_key: str, expires: datetime | None) -> bytes:
     return STATEMENT_PREFIX + f"{public_key}\n{expires.astimezone(UTC).isoformat() if expires else 'for ever'}\n".encode()
 
 
-def _public_key(text: str) -> Ed25519PublicKey:
+def _id_of(public_key: bytes) -> str:
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
+def _public_key(text: str) -> bytes:
     try:
-        return Ed25519PublicKey.from_public_bytes(base64.b64decode(text.strip(), validate=True))
+        key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
-        raise Rejected(Reason.BAD_SETTING, f"public key {text.strip()[:60]!r}: expected the 32 bytes of an Ed25519 key in base64") from None
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise Rejected(Reason.BAD_SETTING, f"public key {text.strip()[:60]!r}: expected the 32 bytes of an Ed25519 key in base64")
+    return key
 
 
-def _sign(data: bytes, signer: Ed25519PrivateKey) -> str:
+def _sign(data: bytes, signer: "Ed25519PrivateKey") -> str:
     return base64.b64encode(signer.sign(data)).decode()
 
 
-def _verify(data: bytes, signature: str, key: Ed25519PublicKey, what: str) -> None:
+def _verify(data: bytes, signature: str, key: bytes, what: str) -> None:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     try:
-        key.verify(base64.b64decode(signature), data)
+        Ed25519PublicKey.from_public_bytes(key).verify(base64.b64decode(signature), data)
     except (InvalidSignature, ValueError):  # the second: a signature whose last digit is no canonical base64
         raise Rejected(Reason.BAD_SIGNATURE, f"the signature does not fit {what}") from None

@@ -1,5 +1,6 @@
 """Keys that sign releases: made, vouched for, and used. A private key is a PEM file that only its owner can read."""
 
+import base64
 import os
 import re
 from datetime import datetime
@@ -56,7 +57,7 @@ def read_public(texts_or_files: list[str]) -> TrustedKeys:
 
 def vouch(public: Path, signer: Ed25519PrivateKey, expires: datetime | None) -> Path:
     """Writes beside a public key the statement that a key which cameras trust vouches for it; returns the file."""
-    text = public_text(next(iter(read_public([str(public)]).values())))
+    text = base64.b64encode(next(iter(read_public([str(public)]).values()))).decode()
     path = public.with_suffix(STATEMENT_SUFFIX)
     path.write_text(Statement.make(text, expires, signer).model_dump_json() + "\n", encoding="ascii")
     return path
