@@ -21,4 +21,6 @@ def drawn_scene(number, side=160, size=60):
 
 def drawn_library(number=8):
     scenes = tuple(drawn_scene(n) for n in range(number))
-    return Library(scenes, scenes, {"drawn": number}, tuple((n, 0) for n in range(number)), np.arange(1, number + 1) / number)
+    return Library(
+        scenes, scenes, {"drawn": number}, tuple((n, scene.boxes_M4[0]) for n, scene in enumerate(scenes)), np.arange(1, number + 1) / number
+    )

@@ -18,9 +18,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from protocol.errors import Reason, Rejected
 from trainer.detector_data import Library, Scene
 from trainer.detector_loss import Targets, detection_loss, priors
-from trainer.detector_net import SIZES, DetectorNet, restore
+from trainer.detector_net import SIZES, DetectorNet
 from trainer.detector_paint import SIZE_PX
 from trainer.detector_scene import make_scene
+from trainer.detector_start import restore
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"

@@ -9,17 +9,13 @@ stride instead of pooling, and one 1x1 convolution feeds all four heads of a lev
 import copy
 import io
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
-from protocol.errors import Reason, Rejected
 from trainer.half import halve
 
 STRIDES = (8, 16, 32)
@@ -132,98 +128,6 @@ def export(network: DetectorNet) -> bytes:
             dynamo=False,
         )
     return bytes(halve(_plain(onnx.load_model_from_string(buffer.getvalue()))).SerializeToString(deterministic=True))
-
-
-def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
-    """Gives a network the weights of an exported one of its size or a smaller one, so that training can go on from a release.
-
-    The export folded each BatchNorm into its convolution. Here it gets statistics back from one batch (BGR, 0 to 1), and the scale and
-    shift that undo them: on that batch the network answers as the exported one, for nothing listens yet to the channels that are new,
-    and blocks that are new pass on what they get (after Chen et al., Net2Net, arXiv 1511.05641). Raises Rejected when the exported
-    network is of no known size or does not fit in.
-    """
-    folded = _convolutions_of(exported)
-    for widths in SIZES.values():
-        names = [(name, part.weight.shape) for name, part in _in_pass(DetectorNet(widths))]
-        if [shape for _, shape in names] == [weight.shape for weight, _ in folded]:
-            held = {name: both for (name, _), both in zip(names, folded, strict=True)}
-            break
-    else:
-        raise Rejected(Reason.BAD_INPUT, "the detector to start from is of no size that is known here")
-    parts = _in_pass(network)
-    biases: list[Tensor] = []
-    for name, part in parts:
-        biases.append(_fill(part, *held.pop(name)) if name in held else _pass_on(part))
-    if held:
-        raise Rejected(Reason.BAD_INPUT, "the detector to start from is deeper than the one to train")
-    network.stem[0][0].weight.data *= 255  # type: ignore[index]
-    _unfold(network, iter(bias for (_, part), bias in zip(parts, biases, strict=True) if part.bias is None), images_NCHW)
-
-
-def _convolutions_of(exported: bytes) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of each convolution of an exported network, in the order of the pass."""
-    graph = onnx.load_model_from_string(exported).graph
-    tensors = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32)) for tensor in graph.initializer}
-    # Weights are widened from 16 bits; tensors that are equal stand in the file once, the others as names for it.
-    for node in graph.node:
-        if node.op_type in {"Cast", "Identity"} and node.input[0] in tensors:
-            tensors[node.output[0]] = tensors[node.input[0]]
-    return [(tensors[node.input[1]], tensors[node.input[2]]) for node in graph.node if node.op_type == "Conv" and len(node.input) == 3]
-
-
-def _in_pass(network: DetectorNet) -> list[tuple[str, nn.Conv2d]]:
-    """The convolutions by name, in the order of the pass."""
-    names = {part: name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
-    found: list[tuple[str, nn.Conv2d]] = []
-    hooks = [part.register_forward_hook(lambda part, _, __: found.append((names[part], part))) for part in names]
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, STRIDES[-1], STRIDES[-1]))
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-def _fill(part: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
-    """Puts a convolution into a wider one, whose further outputs stay as they are drawn; returns its bias."""
-    outputs, inputs = weight.shape[:2]
-    if any(held > own for held, own in zip(weight.shape, part.weight.shape, strict=True)):
-        raise Rejected(Reason.BAD_INPUT, "the detector to start from is wider than the one to train")
-    part.weight.data[:outputs] = 0
-    part.weight.data[:outputs, :inputs] = weight
-    wide = torch.zeros(part.out_channels)
-    wide[:outputs] = bias
-    if part.bias is not None:
-        part.bias.data.copy_(wide)
-    return wide
-
-
-def _pass_on(part: nn.Conv2d) -> Tensor:
-    """Makes a convolution of a block give what it gets; returns its bias."""
-    part.weight.data.zero_()
-    middle = part.kernel_size[0] // 2
-    for channel in range(part.out_channels):
-        part.weight.data[channel, 0 if part.groups > 1 else channel, middle, middle] = 1
-    return torch.zeros(part.out_channels)
-
-
-def _unfold(network: DetectorNet, biases: Iterator[Tensor], images_NCHW: Tensor) -> None:
-    """Sets each BatchNorm, in the order of the pass, to pass its input on with the next bias added."""
-
-    def set_up(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(part, nn.BatchNorm2d)
-        assert part.running_mean is not None, "BatchNorm keeps statistics unless told otherwise"
-        assert part.running_var is not None, "as above"
-        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
-        part.running_mean.copy_(mean)
-        part.running_var.copy_(variance)
-        part.weight.copy_((variance + part.eps).sqrt())
-        part.bias.copy_(mean + next(biases))
-
-    hooks = [part.register_forward_pre_hook(set_up) for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
-    with torch.no_grad():
-        network.eval()(images_NCHW)
-    for hook in hooks:
-        hook.remove()
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import thop
 import torch
@@ -24,6 +25,8 @@ MEASURED_PX = (640, 384)
 MAX_BYTES = 200_000
 GOLDEN_PX = 64
 """The smallest input that OpenCV computes rightly: at 32 its depthwise convolutions err on maps that are one place wide."""
+PARITY = 1e-2
+"""Largest difference of any output (boxes and landmarks in strides) from torch that is let pass: the file holds weights of 16 bits."""
 GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
 """Scores of all strides, boxes and landmarks of the coarsest: all 12 would make the manifest too long for a retained message."""
 
@@ -45,13 +48,13 @@ def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifes
     # The manifest goes last: a folder without one is no release.
     write_whole(folder / release.MODEL_FILE, model)
     check_parity(trained.network, folder / release.MODEL_FILE)
-    manifest = _manifest(trained, model, results, name, version)
+    manifest = _manifest(trained, model, golden(folder / release.MODEL_FILE), results, name, version)
     write_whole(folder / release.CARD_FILE, card(manifest, results).encode())
     write_whole(folder / release.MANIFEST_FILE, manifest.encode())
     return manifest
 
 
-def _manifest(trained: Trained, model: bytes, results: dict[str, Any], name: str, version: str) -> Manifest:
+def _manifest(trained: Trained, model: bytes, told: Golden, results: dict[str, Any], name: str, version: str) -> Manifest:
     return Manifest(
         kind="detector",
         name=name,
@@ -67,7 +70,7 @@ def _manifest(trained: Trained, model: bytes, results: dict[str, Any], name: str
         architecture=architecture(trained.network, trained.size),
         scores=_scores(results),
         sources=tuple(release.Source(name=source, pictures=n, licence=licence(source)) for source, n in trained.pictures.items()),
-        golden=golden(trained.network),
+        golden=told,
     )
 
 
@@ -114,25 +117,26 @@ def answers(network: DetectorNet, image_1CHW: torch.Tensor) -> dict[str, np.ndar
     return {name: (value.sigmoid() if head in {"cls", "obj"} else value).numpy() for name, (head, value) in zip(OUTPUTS, named, strict=True)}
 
 
-def golden(network: DetectorNet) -> Golden:
-    """The self-test of a detector: its answers to one pseudo-random picture of bytes."""
+def golden(model: Path) -> Golden:
+    """The self-test of a detector: what the file, whose weights are of 16 bits, answers to one pseudo-random picture of bytes."""
     question = Golden(seed="maskfleet", shape=(1, 3, GOLDEN_PX, GOLDEN_PX), outputs={}, tolerance=2e-3)
-    image = np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)
-    found = answers(network, torch.from_numpy(image.copy()))
+    found = _ask(model, np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape))
     outputs = {name: tuple(round(float(value), 3) for value in found[name].ravel()) for name in GOLDEN_OUTPUTS}
     return question.model_copy(update={"outputs": outputs})
 
 
-def check_parity(network: DetectorNet, model: Path, tolerance: float = 1e-3) -> None:
+def check_parity(network: DetectorNet, model: Path) -> None:
     """Raises DeviceError unless OpenCV answers as torch does, at two sizes."""
-    import cv2
-
-    deployed = cv2.dnn.readNetFromONNX(str(model))
     for height, width in ((64, 64), (96, 160)):
         image = np.random.default_rng(0).integers(0, 256, (1, 3, height, width), np.uint8)
-        expected = answers(network, torch.from_numpy(image))
-        deployed.setInput(image.astype(np.float32))
-        for name, value in zip(OUTPUTS, deployed.forward(list(OUTPUTS)), strict=True):
-            difference = float(np.abs(np.asarray(value).reshape(expected[name].shape) - expected[name]).max())
-            if not difference <= tolerance:
-                raise DeviceError(f"OpenCV differs from torch by {difference:.1e} in {name} (at most {tolerance:.0e})")
+        expected, found = answers(network, torch.from_numpy(image)), _ask(model, image)
+        for name in OUTPUTS:
+            difference = float(np.abs(found[name].reshape(expected[name].shape) - expected[name]).max())
+            if not difference <= PARITY:
+                raise DeviceError(f"OpenCV differs from torch by {difference:.1e} in {name} (at most {PARITY:.0e})")
+
+
+def _ask(model: Path, image_1CHW: np.ndarray) -> dict[str, np.ndarray]:
+    deployed = cv2.dnn.readNetFromONNX(str(model))
+    deployed.setInput(image_1CHW.astype(np.float32))
+    return {name: np.asarray(value) for name, value in zip(OUTPUTS, deployed.forward(list(OUTPUTS)), strict=True)}

@@ -28,8 +28,10 @@ class Splits:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many training pictures come from each data set."""
-        return dict(sorted(Counter(self.train.sources).items()))
+        """How many pictures that are learned from come from each data set that shows faces."""
+        more = self.no_faces.sources if self.no_faces else ()
+        sources = Counter((*self.train.sources, *more))
+        return {source: sources[source] for source in sorted(set(self.train.sources))}
 
     @property
     def unreadable(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from edge_agent import classify
 from edge_agent.scene import Box
 from protocol.errors import Rejected
 from trainer import crops
+from trainer.data import NO_FACE, read_no_faces
 
 
 def write_frame(folder: Path, boxes: list[tuple[list[float], int]]) -> None:
@@ -52,6 +53,41 @@ def test_what_is_no_annotation_or_no_detector_is_refused(tmp_path: Path) -> None
     (tmp_path / "detector.onnx").write_bytes(b"no network")
     with pytest.raises(Rejected, match="YuNet"):
         crops.yunet(tmp_path / "detector.onnx")
+
+
+def test_a_mistake_is_what_is_found_where_no_face_is_noted(tmp_path: Path) -> None:
+    write_frame(tmp_path, [([10, 10, 60, 60], 1), ([200, 10, 60, 60], 3)])
+    found = [(12.0, 12.0, 60.0, 60.0), (30.0, 30.0, 20.0, 20.0), (0.0, 0.0, 150.0, 150.0), (205.0, 10.0, 60.0, 60.0), (100.0, 130.0, 40.0, 40.0)]
+    made = crops.mistakes(tmp_path, lambda _: found, most=9, seed=0)
+    image = cv2.imread(str(tmp_path / "a.png"))
+    assert len(made) == 1, "neither the faces, nor a part of one, nor what holds one"
+    assert np.array_equal(made[0], crops.crop(image, found[-1], crops.MARGIN, 128))
+    crops.write_pictures(made, "web", tmp_path / "out")
+    read = read_no_faces(tmp_path / "out")
+    assert (read.sources, read.classes_N.tolist()) == (("web",), [NO_FACE])
+    assert np.array_equal(read.images_NHWC[0], made[0])
+
+
+def test_of_many_mistakes_some_are_drawn_and_none_are_refused(tmp_path: Path) -> None:
+    write_frame(tmp_path, [([10, 10, 60, 60], 1)])
+    found = [(100.0 + n, 100.0, 40.0, 40.0) for n in range(20)]
+    one, again, other = (crops.mistakes(tmp_path, lambda _: found, most=5, seed=seed) for seed in (0, 0, 1))
+    assert len(one) == 5
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    with pytest.raises(Rejected, match="no mistake"):
+        crops.mistakes(tmp_path, lambda _: [(12.0, 12.0, 60.0, 60.0)], most=5, seed=0)
+
+
+def test_the_command_writes_a_folder_of_them(tmp_path: Path) -> None:
+    if not DATA.is_dir():
+        missing("the face-mask data pack (MASKFLEET_DATA, or shared/data beside the repository)")
+    detector = Path(__file__).parents[2] / "edge_agent" / "models" / "detector" / "model.onnx"
+    command = [sys.executable, "-m", "trainer", "mistakes", str(DATA / "frames_train"), str(detector), "--out", str(tmp_path), "--most", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "7 pictures without a face" in done.stdout
+    assert len(read_no_faces(tmp_path)) == 7
 
 
 def test_both_detectors_find_faces() -> None:

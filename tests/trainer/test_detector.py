@@ -182,6 +182,30 @@ def test_a_library_holds_no_frame_of_the_validation_and_is_labelled_once(sample,
     assert all(np.array_equal(a.boxes_M4, b.boxes_M4) for a, b in zip(library.frames, again.frames, strict=True))
 
 
+def test_views_are_centred_on_what_an_earlier_detector_wrongly_finds(sample, data, tmp_path):
+    teacher = Teacher(data / "models" / "face_detection_yunet_2023mar.onnx")
+
+    class Earlier:
+        """Sees something at one corner of every frame, and is all too sure of something at another."""
+
+        def label(self, image_HWC, sides_px):
+            rows = np.zeros((2, 15), np.float32)
+            rows[:, :4] = [[1, 1, 20, 20], [image_HWC.shape[1] - 21, 1, 20, 20]]
+            rows[:, 14] = [0.5, 0.95]
+            return rows
+
+    library = build_library(sample, teacher, tmp_path / "labels.npz", Earlier())
+    plain = build_library(sample, teacher, tmp_path / "labels.npz")
+    mistakes = [(number, box) for number, box in library.focus if box.tolist() == [1, 1, 20, 20]]
+    assert mistakes
+    assert len(library.focus) == len(plain.focus) + len(mistakes), "what it is so sure of is no mistake"
+    for number, _ in mistakes:
+        unsaid = library.frames[number].boxes_M4[~library.frames[number].is_face_M]
+        assert [1, 1, 20, 20] not in unsaid.tolist()
+    assert any(box[0] > 21 and box[1] == 1 for scene in library.frames for box in scene.boxes_M4[~scene.is_face_M].tolist()), "but to be ignored"
+    assert library.focus_cumulated[-1] == pytest.approx(1)
+
+
 def test_the_shipped_detector_finds_the_faces_of_real_frames(data):
     folder = Path(__file__).parents[2] / "edge_agent" / "models" / "detector"
     manifest = Manifest.parse((folder / MANIFEST_FILE).read_bytes())

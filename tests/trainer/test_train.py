@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -66,6 +67,14 @@ def test_training_learns_and_keeps_the_best(data_folder: Path) -> None:
     assert best.is_best
     kept = float((predict(own, val).argmax(1).numpy() == val.classes_N).mean())
     assert kept == best.val_accuracy
+
+
+def test_the_last_weights_are_kept_where_that_is_asked_for(data_folder: Path) -> None:
+    train, val = read_folder(data_folder / "train"), read_folder(data_folder / "val")
+    own = network()
+    epochs = list(fit(own, train, val, replace(RECIPE, keeps_last=True)))
+    loss = float(torch.nn.functional.cross_entropy(predict(own, val), torch.from_numpy(val.classes_N)))
+    assert loss == pytest.approx(epochs[-1].val_loss, rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights(data_folder: Path) -> None:

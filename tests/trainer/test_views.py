@@ -1,5 +1,6 @@
 """Views of pictures that are made once, and what a teacher says of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 import torch
 from trainer_faces import write_splits
 
+from protocol.errors import Rejected
 from trainer import job, splits, views
+from trainer.crops import write_pictures
+from trainer.data import NO_FACE, read_no_faces
 from trainer.distil import Teaching, told
 from trainer.models import ARCHITECTURES, MaskNet, prepare
-from trainer.runs import Lineage
+from trainer.runs import Lineage, load_config
 from trainer.train import Recipe
 
 COUNT = 3
@@ -84,7 +88,7 @@ def test_a_job_learns_from_labelled_views_without_what_is_held_out(tmp_path: Pat
     recipe = Recipe(epochs=1, batch=8)
     list(job.run(job.Job("teacher", "door-small", recipe, Lineage(held_out=source)), parts, data, tmp_path))
     list(job.run(job.Job("student", "door-small", recipe, Lineage(teacher="teacher", views=2, held_out=source)), parts, data, tmp_path))
-    logits = np.load(tmp_path / "teacher" / "views-2.npy")
+    logits = np.load(tmp_path / "teacher" / f"views-2-of-{len(parts.train)}.npy")
     held = np.array([own == source for own in parts.train.sources])
     assert not logits[:, held].any()
     assert logits[:, ~held].any(2).all()
@@ -98,3 +102,38 @@ def test_most_masks_are_dyed_and_few_bare_faces(pictures, tmp_path: Path, monkey
     masked, bare = (changed_VN[:, pictures.classes_N == label].mean() for label in (0, 1))
     assert 0.4 < masked < 0.85
     assert 0 < bare < 0.3
+
+
+def test_what_is_no_face_is_taught_to_be_half_and_half(pictures) -> None:
+    classes = np.full(len(pictures), NO_FACE)
+    images = np.zeros((COUNT, len(pictures), 4, 4, 3), np.uint8)
+    shown = views.Views(images, np.arange(len(pictures)), classes, np.zeros((COUNT, len(pictures), 2), np.float32))
+    rng, told_N2, labels = np.random.default_rng(0), [], []
+    for _ in range(40):
+        for _, told_n2, classes_n in shown.batches(4, rng):
+            told_N2 += told_n2.tolist()
+            labels += classes_n.tolist()
+    assert np.allclose(told_N2, 0.5)
+    assert set(labels) == {0, 1}
+    assert 0.4 < np.mean(labels) < 0.6
+
+
+def test_a_job_learns_from_pictures_without_a_face_but_not_of_what_is_held_out(tmp_path: Path) -> None:
+    data = write_splits(tmp_path / "data", n=8)
+    files = sorted(str(path.relative_to(data)) for path in data.rglob("*.png"))
+    (data / "index.csv").write_text("\n".join(["file,source", *(f"{file},{'web' if n % 2 else 'door'}" for n, file in enumerate(files))]))
+    noise = list(np.random.default_rng(0).integers(0, 256, (5, 128, 128, 3)).astype(np.uint8))
+    write_pictures(noise[:3], "web", tmp_path / "none" / "web")
+    parts = replace(splits.read(data), no_faces=read_no_faces(tmp_path / "none" / "web"))
+    assert parts.counts == {"door": 8, "web": 11}
+    recipe = Recipe(epochs=2, batch=8, keeps_last=True)
+    list(job.run(job.Job("teacher", "door-small", recipe), parts, data, tmp_path))
+    lineage = Lineage(teacher="teacher", views=2, no_faces=True)
+    list(job.run(job.Job("student", "door-small", recipe, lineage), parts, data, tmp_path))
+    logits = np.load(tmp_path / "teacher" / "views-2-of-19.npy")
+    assert not logits[:, 16:].any(), "the teacher is not asked about them"
+    assert load_config(tmp_path / "student").pictures == {"door": 8, "web": 11}
+    list(job.run(job.Job("fold", "door-small", recipe, replace(lineage, held_out="web")), parts, data, tmp_path))
+    assert load_config(tmp_path / "fold").pictures == {"door": 8}
+    with pytest.raises(Rejected, match="none are given"):
+        list(job.run(job.Job("student", "door-small", recipe, lineage), splits.read(data), data, tmp_path))
