@@ -6,8 +6,13 @@ import numpy as np
 
 from edge_agent.scene import Image
 
-UNHELD = 3
-"""References to a buffer that nobody uses: the pool's, the loop's and that of `getrefcount` itself."""
+
+def _references(buffers: list[Image]) -> list[int]:
+    """How many hold each buffer, this list and the count itself among them; how many these are differs between versions of Python."""
+    return [sys.getrefcount(buffer) for buffer in buffers]
+
+
+UNHELD = _references([np.empty(0, np.uint8)])[0]
 REVIEWED_TAKES = 100
 """After so many frames, buffers that none of them needed are given back to the system."""
 
@@ -23,13 +28,9 @@ class Buffers:
 
     def take(self, shape: tuple[int, ...]) -> Image:
         """A buffer [H, W, 3] that nobody holds, with whatever was in it."""
-        held: list[Image] = []
-        unheld: list[Image] = []
-        for buffer in self._buffers:
-            if sys.getrefcount(buffer) > UNHELD:
-                held.append(buffer)
-            elif buffer.shape == shape:
-                unheld.append(buffer)
+        counted = list(zip(self._buffers, _references(self._buffers), strict=True))
+        held = [buffer for buffer, count in counted if count > UNHELD]
+        unheld = [buffer for buffer, count in counted if count <= UNHELD and buffer.shape == shape]
         taken = unheld.pop() if unheld else np.empty(shape, np.uint8)
         self._idle = len(unheld) if self._idle is None else min(self._idle, len(unheld))
         self._takes += 1
