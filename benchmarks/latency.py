@@ -6,6 +6,7 @@ The references carry random weights: what a network computes does not change how
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,10 +19,16 @@ SHIPPED = Path(__file__).resolve().parent.parent / "edge_agent" / "models" / "cl
 def main() -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    found = latency.compare({name: MaskNet(architecture) for name, architecture in REFERENCES.items()}, {"shipped": SHIPPED})
+    networks = {name: MaskNet(architecture) for name, architecture in REFERENCES.items()}
+    found = latency.compare(networks, {"shipped": SHIPPED})
+    alone = latency.compare({"teacher": networks["teacher"]}, {"shipped": SHIPPED}, takes_turns=False)
+    print(json.dumps({**found, "times_faster": {"taking_turns": ratios(found), "one_after_the_other": ratios(alone)}}))
+
+
+def ratios(found: dict[str, Any]) -> dict[str, float]:
+    """How many times faster the shipped release answers in ONNX Runtime than the teacher does in each runtime, by medians."""
     teacher, shipped = found["models"]["teacher"], found["models"]["shipped"]["onnxruntime"]["p50_ms"]
-    ratios = {f"shipped_than_teacher_in_{runtime}": round(teacher[runtime]["p50_ms"] / shipped, 2) for runtime in ("torch", "onnxruntime", "opencv")}
-    print(json.dumps({**found, "times_faster": ratios}))
+    return {f"shipped_than_teacher_in_{runtime}": round(teacher[runtime]["p50_ms"] / shipped, 2) for runtime in ("torch", "onnxruntime", "opencv")}
 
 
 if __name__ == "__main__":

@@ -14,10 +14,13 @@ from trainer import export, measure, memory, runtimes
 from trainer.models import MaskNet
 
 
-def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = None, repeats: int = measure.REPEATS) -> dict[str, Any]:
+def compare(
+    networks: dict[str, MaskNet], releases: dict[str, Path] | None = None, repeats: int = measure.REPEATS, *, takes_turns: bool = True
+) -> dict[str, Any]:
     """For each network its size as a file, its latency in torch, and latency and memory as deployed (bytes in, probabilities out).
 
-    `releases` are model files to be measured beside them. The document says on what machine, and how often.
+    `releases` are model files to be measured beside them. Taking turns, each finds the processor's caches full of the others; else all
+    runs of one follow each other, as in the original study. The document says on what machine, and how often.
     """
     torch.set_num_threads(1)
     calls: dict[str, Callable[[], object]] = {}
@@ -33,7 +36,8 @@ def compare(networks: dict[str, MaskNet], releases: dict[str, Path] | None = Non
             px = _input_px(path)
             calls |= _file_calls(name, path, px)
             found[name] = _size(path, px)
-        for name, latency in measure.latencies(calls, repeats).items():
+        rounds = [calls] if takes_turns else [{name: call} for name, call in calls.items()]
+        for name, latency in (timed for together in rounds for timed in measure.latencies(together, repeats).items()):
             model, runtime = name.rsplit(" ", 1)
             found[model][runtime] = asdict(latency)
     return {"models": found, "machine": {**measure.machine(), "repeats": repeats}}

@@ -59,6 +59,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "patch-deep": Architecture((16, 32, 48, 48), dropout=0.1, downsample="stride", convs=(1, 1, 2, 1), stem=4),
     # Eight convolutions whose widths fill the processor's vectors; at most 250 kB with weights stored in 16 bits.
     "gate": Architecture((16, 16, 32, 64, 80), dropout=0.1, downsample="stride", convs=(1, 2, 2, 2, 1), input_px=112),
+    "gate-96": Architecture((16, 16, 32, 64, 80), dropout=0.1, downsample="stride", convs=(1, 2, 2, 2, 1), input_px=96),
     # Students of at most 250 kB in eight bits, where they are faster than in 32.
     "patch-large": Architecture((16, 32, 64, 96), dropout=0.15, downsample="stride", convs=(1, 1, 2, 2), stem=4),
     "patch-wide": Architecture((24, 48, 64, 96), dropout=0.15, downsample="stride", convs=(1, 1, 2, 2), stem=4),
