@@ -2,8 +2,9 @@
 
 usage: python benchmarks/clips.py [--data DIR] [--frames N] [--detector MODEL]
 
-DIR is the face-mask data pack (videos/, models/). Decoding is not counted. The peers take turns on each frame, so that a busy
-moment of the machine meets all of them. Prints one JSON document.
+DIR is the face-mask data pack (videos/, models/, frames/). Decoding is not counted. The peers take turns on each frame, so that a busy
+moment of the machine meets all of them. Then each looks at the annotated frames: how many of their faces it finds, and finds with the
+right label (the notebook loop carries random weights: what it finds is the most that it could be right on). Prints one JSON document.
 """
 
 import argparse
@@ -17,6 +18,9 @@ import torch
 from peers import Image, Peer, aizoo, notebook_loop, ours
 
 from edge_agent.settings import DetectSettings, read_settings
+from trainer.crops import SMALLEST_PX
+from trainer.detector_data import AnnotatedFrame, read_frames
+from trainer.detector_eval import LABELS, match
 from trainer.measure import machine
 
 CLIPS = ("one_person_unmasked.mp4", "four_people_put_on_masks.mp4")
@@ -59,6 +63,21 @@ def measure(peers: dict[str, Peer], frames: list[Image]) -> dict[str, dict[str, 
     }
 
 
+def decide(peer: Peer, frames: list[AnnotatedFrame]) -> dict[str, float | int]:
+    """Of the annotated faces of at least SMALLEST_PX, masked or bare: the share that is found, and the share that is also labelled right."""
+    annotated = found = right = 0
+    for frame in frames:
+        faces = peer(frame.image_HWC)
+        ranked = np.array([[*face["box"], -number] for number, face in enumerate(faces)], np.float32).reshape(-1, 5)
+        number_M, _ = match(ranked, frame.boxes_M4)
+        for label, box, number in zip(frame.labels, frame.boxes_M4, number_M, strict=True):
+            if label in LABELS and min(box[2:]) >= SMALLEST_PX:
+                annotated += 1
+                found += bool(np.isfinite(number))
+                right += bool(np.isfinite(number)) and faces[int(-number)]["label"] == label
+    return {"annotated": annotated, "found": round(found / annotated, 3), "right": round(right / annotated, 3)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -74,10 +93,12 @@ def main() -> None:
         rows = measure(peers, frames_of(arguments.data / "videos" / clip, arguments.frames))
         ratios = {f"ours / {name}": round(rows["ours"]["fps"] / row["fps"], 1) for name, row in rows.items() if name != "ours"}
         clips[clip] = {"peers": rows, "ratios": ratios}
+    frames = read_frames(arguments.data / "frames")
     print(
         json.dumps(
             {
                 "clips": clips,
+                "annotated_frames": {name: decide(peer, frames) for name, peer in peers.items()},
                 "detector": arguments.detector,
                 "frames": arguments.frames,
                 "machine": {**machine(), "warm_up": WARM_UP, "repeats": arguments.frames},
