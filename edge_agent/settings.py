@@ -1,6 +1,7 @@
 """One frozen tree of settings: a TOML file, then `MASKFLEET_...` variables over it; a key that is not known is refused."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +15,14 @@ from edge_agent.outbox import Limits
 from edge_agent.sources import NVARGUS
 from protocol.broker import Broker
 from protocol.errors import Reason, Rejected, one_line
-from protocol.signature import TrustedKeys, read_keys
+from protocol.signature import TrustedKeys, trusted_keys
 from protocol.topics import SEGMENT, Address
 
 PREFIX, DELIMITER = "MASKFLEET_", "__"
 FILE_VARIABLE = f"{PREFIX}SETTINGS"
 """Names the settings file itself."""
+
+KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 
 Name = Annotated[str, Field(pattern=f"^{SEGMENT.pattern}$")]
 
@@ -143,9 +146,11 @@ class UpdateSettings(_Section):
     def owner_keys(self) -> TrustedKeys:
         """The public keys by their ids; raises Rejected."""
         try:
-            return read_keys(self.trusted_keys)
-        except Rejected as error:
-            raise Rejected(error.reason, f"setting updates.trusted_keys: {error}") from None
+            return trusted_keys(key if KEY.fullmatch(key) else Path(key).expanduser().read_text(encoding="ascii") for key in self.trusted_keys)
+        except OSError as error:
+            raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {error.filename}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise Rejected(Reason.BAD_SETTING, "setting updates.trusted_keys: a file holds no public key in base64") from None
 
 
 class Settings(BaseSettings):

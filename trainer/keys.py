@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from protocol.chunks import digests
 from protocol.errors import Reason, Rejected
 from protocol.release import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from protocol.rollouts import Desired
-from protocol.signature import Signature, Statement, TrustedKeys, public_text, read_keys
+from protocol.signature import Signature, Statement, TrustedKeys, public_text, trusted_keys
 from trainer.folder import read_release, write_whole
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX, STATEMENT_SUFFIX = ".key", ".pub", ".trust"
@@ -48,11 +49,17 @@ def read_private(path: Path) -> Ed25519PrivateKey:
     return key
 
 
+def read_public(texts_or_files: list[str]) -> TrustedKeys:
+    """The public keys in these texts or files, by their ids; raises Rejected."""
+    texts = [one if re.fullmatch(r"[A-Za-z0-9+/]{43}=", one) else _read(Path(one)).decode("ascii", errors="replace") for one in texts_or_files]
+    return trusted_keys(texts)
+
+
 def vouch(public: Path, signer: Ed25519PrivateKey, expires: datetime | None) -> Path:
     """Writes beside a public key the statement that a key which cameras trust vouches for it; returns the file."""
-    (key,) = read_keys([str(public)]).values()
+    text = base64.b64encode(next(iter(read_public([str(public)]).values()))).decode()
     path = public.with_suffix(STATEMENT_SUFFIX)
-    path.write_text(Statement.make(base64.b64encode(key).decode(), expires, signer).model_dump_json() + "\n", encoding="ascii")
+    path.write_text(Statement.make(text, expires, signer).model_dump_json() + "\n", encoding="ascii")
     return path
 
 

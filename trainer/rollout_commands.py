@@ -49,11 +49,11 @@ def watch(
     rate_kib_s: Annotated[int, typer.Option(min=1, help="Chunks are sent this fast at most, in KiB per second.")] = 128,
 ) -> None:
     """Runs the coordinator until stopped: started again, it goes on where it was."""
-    from protocol.signature import read_keys
+    from trainer.keys import read_public
     from trainer.watch import Coordinator, WatchSettings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    settings = WatchSettings(_broker(broker), base, state_dir.expanduser(), read_keys(trust or []), rate_bytes_s=1024 * rate_kib_s)
+    settings = WatchSettings(_broker(broker), base, state_dir.expanduser(), read_public(trust or []), rate_bytes_s=1024 * rate_kib_s)
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -80,13 +80,13 @@ def start(
     answer_s: Annotated[float, typer.Option(min=1, help="No answer in this time is a failure.")] = 1800,
 ) -> None:
     """Begins a rollout: one camera first, then more, as long as all goes well."""
-    from protocol.signature import read_keys
+    from trainer.keys import read_public
     from trainer.shelf import Shelf
     from trainer.watch import SHELF_FOLDER
 
     select = _select(site or [], camera or [], cameras)
     where = _broker(broker)
-    shipment = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_keys(trust or [])).put(release)
+    shipment = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_public(trust or [])).put(release)
     rules: dict[str, Any] = {"waves": [wave.strip() for wave in waves.split(",")], "threshold": threshold, "soak_s": soak_s, "answer_s": answer_s}
     name = _order(where, base, "start", release=shipment.name, select=select, **rules)
     out.print(f"rollout {name} has begun: `maskfleet-trainer rollout status` follows it", highlight=False)
@@ -142,11 +142,11 @@ def rollback(
     reason: Reason = "",
 ) -> None:
     """Ends a rollout and sends the old model to the cameras that it had reached, all at once."""
-    from protocol.signature import read_keys
+    from trainer.keys import read_public
     from trainer.shelf import Shelf, put_again
     from trainer.watch import SHELF_FOLDER
 
-    shelf = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_keys(trust or []))
+    shelf = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_public(trust or []))
     shipment = put_again(shelf, release, sign_with) if sign_with else shelf.put(release)
     done = _order(_broker(broker), base, "rollback", name, release=shipment.name, reason=reason)
     out.print(f"rollout {done} takes the cameras back", highlight=False)

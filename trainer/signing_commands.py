@@ -64,10 +64,9 @@ def verify(
     key: Annotated[list[str], typer.Option(help="A trusted public key: base64, or a .pub file.")],
 ) -> None:
     """Looks whether cameras that trust these keys would take a release today."""
-    from protocol.signature import read_keys
     from trainer import keys as own
 
-    manifest, signature = own.verify(release, read_keys(key), datetime.now(UTC))
+    manifest, signature = own.verify(release, own.read_public(key), datetime.now(UTC))
     ends = f"until {manifest.expires:%Y-%m-%d}" if manifest.expires else "for ever"
     out.print(f"{release}: {manifest.name} {manifest.version}, counter {manifest.counter}, signed by {signature.key}, good {ends}", highlight=False)
 

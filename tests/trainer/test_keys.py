@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 
 from protocol.errors import Reason, Rejected
 from protocol.release import Manifest
-from protocol.signature import read_keys
 from trainer.__main__ import app
-from trainer.keys import read_private
+from trainer.keys import read_private, read_public
 
 
 def run(*arguments: object) -> str:
@@ -85,9 +84,9 @@ def test_what_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(Rejected, match="private key"):
         read_private(file)
     with pytest.raises(Rejected, match="public key"):
-        read_keys([str(file)])
+        read_public([str(file)])
     with pytest.raises(Rejected, match="No such file"):
-        read_keys([str(tmp_path / "none.pub")])
+        read_public([str(tmp_path / "none.pub")])
 
 
 def test_a_release_that_would_not_fit_is_not_signed(tmp_path: Path, release: Path) -> None:
