@@ -9,7 +9,6 @@ import secrets
 import time
 from importlib.metadata import version
 
-from edge_agent import heap
 from edge_agent.capture import Camera, CaptureState
 from edge_agent.check import Owner
 from edge_agent.command import obey
@@ -50,7 +49,6 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     Raises Rejected when the settings ask for something that cannot be, DeviceError when a model or the disk fails.
     """
     eyes = load_eyes(settings)
-    heap.settle()
     await Agent(settings, eyes).run(stop)
 
 

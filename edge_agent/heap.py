@@ -1,7 +1,6 @@
-"""Keeps the memory of a process small: one heap for all threads, which gives back what was freed, and no litter from loading."""
+"""Keeps the memory of a process small: one heap for all threads, which gives back what was freed."""
 
 import ctypes
-import gc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Parameters of mallopt(3), from malloc.h."""
@@ -19,9 +18,3 @@ def keep_small() -> None:
     if hasattr(libc, "mallopt"):
         for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, LARGE_BYTES), (M_TRIM_THRESHOLD, LARGE_BYTES)):
             libc.mallopt(parameter, value)
-
-
-def settle() -> None:
-    """To be called when all is loaded: the litter of loading goes, and what is left is not looked through again and again."""
-    gc.collect()
-    gc.freeze()

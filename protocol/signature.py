@@ -102,7 +102,12 @@ def key_id(key: "Ed25519PublicKey") -> str:
 
 def public_text(key: "Ed25519PublicKey") -> str:
     """A public key in base64, as settings hold it."""
-    return base64.b64encode(key.public_bytes_raw()).decode()
+    return text_of(key.public_bytes_raw())
+
+
+def text_of(public_key: bytes) -> str:
+    """The bytes of a public key, as `trusted_keys` gives them, in base64."""
+    return base64.b64encode(public_key).decode()
 
 
 def trusted_keys(texts: Iterable[str]) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ MEASURED_PX = (640, 384)
 MAX_BYTES = 200_000
 GOLDEN_PX = 64
 """The smallest input that OpenCV computes rightly: at 32 its depthwise convolutions err on maps that are one place wide."""
-PARITY = 1e-2
+PARITY = 5e-3
 """Largest difference of any output (boxes and landmarks in strides) from torch that is let pass: the file holds weights of 16 bits."""
 GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
 """Scores of all strides, boxes and landmarks of the coarsest: all 12 would make the manifest too long for a retained message."""

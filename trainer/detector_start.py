@@ -77,10 +77,7 @@ def _fill(part: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _pass_on(part: nn.Conv2d) -> Tensor:
     """Makes a convolution of a block give what it gets; returns its bias."""
-    part.weight.data.zero_()
-    middle = part.kernel_size[0] // 2
-    for channel in range(part.out_channels):
-        part.weight.data[channel, 0 if part.groups > 1 else channel, middle, middle] = 1
+    nn.init.dirac_(part.weight, part.groups)
     return torch.zeros(part.out_channels)
 
 

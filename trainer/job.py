@@ -70,7 +70,8 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     architecture = _architecture(job, folder)
-    config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, _learned_from(job, splits).sources, job.lineage)
+    sources = tuple(source for source in all_pictures.sources if source != job.lineage.held_out)
+    config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, sources, job.lineage)
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
     if job.architecture == backbone.NAME or isinstance(teacher, backbone.Backbone):
         config = replace(config, pictures={**config.pictures, **backbone.KNEW})

@@ -1,6 +1,5 @@
 """Keys that sign releases: made, vouched for, and used. A private key is a PEM file that only its owner can read."""
 
-import base64
 import os
 import re
 from datetime import datetime
@@ -14,7 +13,7 @@ from protocol.chunks import digests
 from protocol.errors import Reason, Rejected
 from protocol.release import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from protocol.rollouts import Desired
-from protocol.signature import Signature, Statement, TrustedKeys, public_text, trusted_keys
+from protocol.signature import Signature, Statement, TrustedKeys, public_text, text_of, trusted_keys
 from trainer.folder import read_release, write_whole
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX, STATEMENT_SUFFIX = ".key", ".pub", ".trust"
@@ -57,7 +56,7 @@ def read_public(texts_or_files: list[str]) -> TrustedKeys:
 
 def vouch(public: Path, signer: Ed25519PrivateKey, expires: datetime | None) -> Path:
     """Writes beside a public key the statement that a key which cameras trust vouches for it; returns the file."""
-    text = base64.b64encode(next(iter(read_public([str(public)]).values()))).decode()
+    text = text_of(next(iter(read_public([str(public)]).values())))
     path = public.with_suffix(STATEMENT_SUFFIX)
     path.write_text(Statement.make(text, expires, signer).model_dump_json() + "\n", encoding="ascii")
     return path

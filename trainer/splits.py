@@ -83,10 +83,7 @@ def without_source(splits: Splits, source: str) -> Splits:
         raise Rejected(Reason.BAD_SETTING, f"source {source!r}: no such source; there are {', '.join(splits.counts)}")
     for part in kept:
         _need_both_classes(part, f"what is left without source {source!r}")
-    no_faces = splits.no_faces
-    if no_faces is not None:
-        no_faces = no_faces.select(np.array([s != source for s in no_faces.sources]))
-    return Splits(kept[0], kept[1], join(held), no_faces)
+    return Splits(kept[0], kept[1], join(held))
 
 
 def _need_both_classes(pictures: Pictures, what: str) -> None:
