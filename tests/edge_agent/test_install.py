@@ -1,130 +1,26 @@
-"""The installer on a real disk: what it refuses and why, and power that fails at every single step it takes."""
+"""The installer: what it refuses and why, and how what it takes ends."""
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from flimsy import FlimsyDisk, Loss, PowerCut
-from made_releases import PUBLIC, TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
+from made_releases import TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
+from update_device import FIGURES, Calm, Device, S
 
 from edge_agent.check import Owner
-from edge_agent.disk import Disk
-from edge_agent.gate import Gate
-from edge_agent.install import Installer, _name
-from edge_agent.installed import pinned, recall, slots_of
+from edge_agent.installed import pinned
 from edge_agent.load import Eyes, load_eyes
-from edge_agent.settings import ClassifySettings, Settings, UpdateSettings
-from edge_agent.slots import Part, Slots
-from edge_agent.update_state import State
+from edge_agent.settings import ClassifySettings, Settings
 from edge_agent.updating import reported
-from protocol.chunks import cut
 from protocol.errors import DeviceError, Reason, Rejected
-from protocol.release import Manifest
-from protocol.rollouts import ENDED, Desired, Kind, Trial, UpdateState
-
-S = UpdateState
-FIGURES = Trial(frames=100, faces=50, disagreed=1, fps=15, fps_before=15, latency_p95_ms=20, latency_p95_before_ms=20)
-
-
-class Calm:
-    """A host where every model is good, unless it is told otherwise."""
-
-    def __init__(self, **failures: Exception | Trial) -> None:
-        self._failures = failures
-        self.calls: list[str] = []
-
-    def _answer(self, action: str) -> Trial:
-        self.calls.append(action)
-        found = self._failures.get(action, FIGURES)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    async def test(self, kind: Kind, folder: Path) -> None:
-        self._answer("test")
-
-    async def shadow(self, kind: Kind, folder: Path) -> Trial:
-        return self._answer("shadow")
-
-    async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
-        yield self._answer("attempt")
-
-    async def settle(self) -> None:
-        self.calls.append("settle")
-
-    async def restore(self) -> None:
-        self.calls.append("restore")
+from protocol.rollouts import Desired, Kind, Trial
 
 
 @pytest.fixture(scope="module")
 def eyes() -> Eyes:
     return load_eyes(Settings())
-
-
-def settings_of(folder: Path) -> Settings:
-    return Settings(state_dir=folder, updates=UpdateSettings(trusted_keys=(PUBLIC,)))
-
-
-class Device:
-    """One camera's disk, over several starts of its agent."""
-
-    def __init__(self, folder: Path, eyes: Eyes, owner: Owner | None = None) -> None:
-        self.settings = settings_of(folder)
-        self.eyes = eyes
-        self.owner = owner or Owner(TRUSTED, "0.1.0")
-        self.models: dict[str, bytes] = {}
-        self.fetched: list[int] = []
-        self.state = self.boot()[1]
-
-    def boot(self, disk: Disk | None = None) -> tuple[Eyes, State, Slots]:
-        slots = slots_of(self.settings, self.eyes)
-        slots._disk = disk or Disk()
-        eyes, state, _ = recall(self.settings, self.eyes, slots)
-        return eyes, state, slots
-
-    async def fetch(self, manifest: Manifest, part: Part, progress: Callable[[int], None]) -> None:
-        chunks = cut(self.models[manifest.digest], manifest.chunk_bytes)
-        for number in part.missing():
-            part.put(number, chunks[number])
-            self.fetched.append(number)
-            progress(len(chunks) - number - 1)
-        part.finish()
-
-    async def run(self, *asked: Made | Desired, host: Calm | None = None, disk: Disk | None = None, until=lambda state: False) -> State:
-        """Starts the agent, asks for releases one after the other, and returns where the last one ended."""
-        _, state, slots = self.boot(disk)
-
-        async def connected() -> None:
-            pass
-
-        installer = Installer(slots, state, self.owner, Gate(), host or Calm(), self.fetch, connected)
-        running = asyncio.create_task(installer.run())
-        try:
-            for one in asked:
-                if isinstance(one, Made):
-                    self.models[one.digest] = one.model
-                desired = one.desired() if isinstance(one, Made) else one
-                installer.ask(desired)
-                async with asyncio.timeout(30):
-                    while not running.done() and not is_answered(installer.state, desired) and not (one is not asked[-1] and until(installer.state)):
-                        await asyncio.sleep(0.001)
-                await asyncio.sleep(0.005)  # what the last state asks for is done
-                if running.done():
-                    break
-        finally:
-            running.cancel()
-            await asyncio.wait({running})
-        self.state = installer.state
-        if not running.cancelled():
-            running.result()
-        return installer.state
-
-
-def is_answered(state: State, desired: Desired) -> bool:
-    return state.asked == _name(desired) and state.state in (*ENDED, S.HELD, S.IDLE)
 
 
 @pytest.fixture
@@ -302,62 +198,3 @@ async def test_another_release_takes_the_place_of_one_that_is_being_tried(device
     first, second = Made("detector", "2", 5), Made("detector", "3", 6)
     state = await device.run(first, second, host=Endless(), until=lambda state: state.is_trying and state.target.version == "2")
     assert (state.state, state.detector.digest) == (S.COMMITTED, second.digest)
-
-
-async def test_a_lost_slot_is_replaced_by_what_ships_and_fetched_again(device: Device) -> None:
-    made = Made("detector", "2", 5)
-    assert (await device.run(made)).state is S.COMMITTED
-    (model,) = (device.settings.state_dir / "models").rglob("model.onnx")
-    model.write_bytes(model.read_bytes()[:-1])
-    eyes, state, _ = device.boot()
-    assert (eyes.detector.digest, state.detector.slot, state.state) == (device.eyes.detector.digest, None, S.IDLE)
-    assert (await device.run(made)).state is S.COMMITTED
-    assert device.boot()[0].detector.digest == made.digest
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b'{"v": 2}', b"\xff" * 100])
-def test_a_journal_that_cannot_be_read_starts_with_what_ships(device: Device, content: bytes) -> None:
-    folder = device.settings.state_dir / "models" / "maskfleet-home-door"
-    folder.mkdir(parents=True)
-    (folder / "journal.json").write_bytes(content)
-    eyes, state, _ = device.boot()
-    assert state.state is S.IDLE
-    assert eyes.detector.digest == device.eyes.detector.digest
-
-
-async def test_a_disk_that_fails_fails_the_update_and_nothing_else(device: Device) -> None:
-    class Full(Disk):
-        def write_at(self, path: Path, offset: int, data: bytes) -> None:
-            raise OSError(28, "No space left on device")
-
-        def write(self, path: Path, data: bytes) -> None:
-            raise OSError(28, "No space left on device")
-
-    state = await device.run(Made("detector", "2", 5), disk=Full())
-    assert (state.state, state.reason) == (S.FAILED, Reason.DISK_FAILED)
-    assert (await device.run(Made("detector", "2", 5).desired(attempt=2))).state is S.COMMITTED
-
-
-@pytest.mark.parametrize("loss", ["kept", "lost", "torn"])
-async def test_power_may_fail_at_every_step_of_two_rollouts(tmp_path: Path, eyes: Eyes, loss: Loss, caplog) -> None:
-    """After each cut the model loads that was in use, or the one that was just being committed; and the rollout then comes to its end."""
-    first, second = Made("detector", "1a", 5, chunk_bytes=16384), Made("detector", "2", 6, chunk_bytes=16384)
-    whole = FlimsyDisk()
-    await Device(tmp_path / "whole", eyes).run(first, second, disk=whole)
-    assert whole.steps >= 100, whole.steps
-    order = [eyes.detector.digest, first.digest, second.digest]
-    for cut_at in range(whole.steps):
-        device = Device(tmp_path / str(cut_at), dataclasses.replace(eyes))
-        device.models = {made.digest: made.model for made in (first, second)}
-        disk = FlimsyDisk(cut_at, loss)
-        with pytest.raises(PowerCut):
-            await device.run(first, second, disk=disk)
-        before = order.index(device.state.detector.digest)
-        disk.settle()
-        seeing, state, _ = device.boot()
-        assert seeing.detector.digest == state.detector.digest
-        assert seeing.detector.digest in order[before : before + 2]
-        assert (await device.run(first, second)).detector.digest == second.digest, f"cut at {cut_at}"
-        assert device.boot()[0].detector.digest == second.digest
-    assert "is lost" not in caplog.text
-    assert "cannot be read" not in caplog.text

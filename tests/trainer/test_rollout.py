@@ -3,23 +3,19 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fleet_driver import ANSWER_S, SOAK_S, Driver
 from pydantic import ValidationError
 from rig import ROOT
 
 from protocol.rollouts import UpdateState as U
-from trainer.rollout import TRANSITIONS, Step, allows, is_over, owed, reached, step
+from trainer.rollout import TRANSITIONS, allows, is_over, owed, reached, step
 from trainer.rollout_state import (
     Abort,
-    Answered,
     Connected,
     Fate,
     Heard,
-    Note,
     Pause,
     Phase,
-    Plan,
     Resume,
     RollBack,
     Rollout,
@@ -28,52 +24,8 @@ from trainer.rollout_state import (
     Supersede,
     Tell,
     Tick,
-    Told,
     Unreadable,
 )
-
-SOAK_S, ANSWER_S = 10.0, 100.0
-RULES = Rules(soak_s=SOAK_S, answer_s=ANSWER_S)
-
-
-def rollout(rules: Rules = RULES, **plan: Any) -> Rollout:
-    given_plan = {"rollout": "r1", "kind": "classifier", "name": "door", "version": "2", "digest": "d" * 64, "counter": 2, **plan}
-    return Rollout(plan=Plan(rules=rules, **given_plan))
-
-
-class Driver:
-    """A rollout, the time, and what has been asked."""
-
-    def __init__(self, cameras: int = 20, rules: Rules = RULES, **plan: Any) -> None:
-        self.state = rollout(rules, **plan)
-        self.now_s, self.seq = 1000.0, 0
-        self.notes: list[Note] = []
-        self.names = [f"hall/c{number:03}" for number in range(cameras)]
-        for name in self.names:
-            self(Heard, name)
-
-    def __call__(self, kind: type, *arguments: Any, **named: Any) -> Step:
-        done = step(self.state, kind(self.now_s, *arguments, **named))
-        self.state = done.state
-        self.notes += [action for action in done.actions if isinstance(action, Note)]
-        for tell in [action for action in done.actions if isinstance(action, Tell)]:
-            self(Told, tell.camera, tell.attempt, tell.asked)
-        return done
-
-    def answer(self, name: str, state: U = U.COMMITTED, **changes: Any) -> None:
-        self.seq += 1
-        said = {"rollout": "r1", "attempt": self.state.cameras[name].attempt, "digest": "d" * 64, "boot": f"boot-{name}", "seq": self.seq}
-        self(Answered, name, state=state, **{**said, **changes})
-
-    def of(self, fate: Fate) -> list[str]:
-        return [name for name, own in self.state.cameras.items() if own.fate is fate]
-
-    def wave(self) -> None:
-        """The cameras that are asked commit, and the soak passes."""
-        for name in self.of(Fate.UPDATING):
-            self.answer(name)
-        self.now_s += SOAK_S
-        self(Tick)
 
 
 def test_waves_reach_one_camera_then_ten_then_fifty_percent_then_all() -> None:
@@ -361,69 +313,6 @@ def test_the_state_is_its_json() -> None:
     fleet = Driver(5)
     fleet(Start)
     assert Rollout.model_validate_json(fleet.state.model_dump_json()) == fleet.state
-
-
-CAMERAS = [f"s/c{number}" for number in range(12)]
-names = st.sampled_from(CAMERAS)
-events = st.one_of(
-    st.builds(lambda name, is_online: ("heard", name, is_online), names, st.booleans()),
-    st.builds(lambda name, state: ("answer", name, state), names, st.sampled_from(list(U))),
-    st.sampled_from([("do", kind) for kind in (Start, Pause, Resume, Abort, RollBack, Connected, Tick)]),
-    st.builds(lambda seconds: ("wait", seconds), st.floats(0, 2 * ANSWER_S)),
-    st.builds(lambda name: ("unreadable", name), names),
-)
-
-
-def play(fleet: Driver, event: tuple) -> None:
-    match event:
-        case ("heard", name, is_online):
-            fleet(Heard, name, is_online=is_online)
-        case ("answer", name, state) if name in fleet.state.cameras:
-            fleet.answer(name, state)
-        case ("unreadable", name):
-            fleet(Unreadable, name, "?")
-        case ("wait", seconds):
-            fleet.now_s += seconds
-            fleet(Tick)
-        case ("do", kind):
-            fleet(kind)
-
-
-@settings(deadline=None)
-@given(st.lists(events, max_size=60))
-def test_whatever_happens_no_wave_is_passed_and_there_is_a_way_to_an_end(story: list[tuple]) -> None:
-    fleet = Driver(0)
-    for event in story:
-        before = fleet.state
-        play(fleet, event)
-        after = fleet.state
-        assert after.phase is before.phase or after.phase in TRANSITIONS[before.phase] or after.phase in (Phase.PAUSED, Phase.DONE, Phase.SOAKING)
-        asked = [own for own in after.cameras.values() if own.asked == "run" and own.fate is not Fate.COMMITTED and not own.is_excused]
-        if after.phase in (Phase.RUNNING, Phase.SOAKING):
-            assert len(fleet.of(Fate.UPDATING)) <= after.plan.target(after.wave, len(after.cameras))
-        if after.phase in (Phase.DRAFT, Phase.ABORTED, Phase.ROLLED_BACK):
-            assert not asked
-    for _ in range(40):  # everybody is well from now on
-        for kind in (Start, Resume):
-            fleet(kind)
-        for name in CAMERAS:
-            fleet(Heard, name)
-        fleet.wave()
-    assert fleet.state.phase in (Phase.DONE, Phase.ABORTED, Phase.ROLLED_BACK)
-    if fleet.state.phase is Phase.DONE:
-        assert all(own.fate is Fate.COMMITTED or own.is_excused for own in fleet.state.cameras.values())
-
-
-@settings(deadline=None)
-@given(st.lists(events, max_size=40))
-def test_events_that_come_together_leave_nobody_out(story: list[tuple]) -> None:
-    """What is owed after any story is asked of exactly the cameras that were not told."""
-    fleet = Driver(3)
-    for event in story:
-        play(fleet, event)
-    assert not list(owed(fleet.state))
-    lost = step(fleet.state, Connected(fleet.now_s), *(Heard(fleet.now_s, name) for name in CAMERAS))
-    assert {tell.camera for tell in owed(lost.state)} == {action.camera for action in lost.actions if isinstance(action, Tell)}
 
 
 def test_the_diagram_is_what_the_table_says() -> None:
