@@ -4,6 +4,7 @@ The network says, for each place of three grids, how sure it is that a face is t
 computes that is not this file's business; how its answers become boxes is.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -92,14 +93,16 @@ def faces_of(answers: Sequence[Answer], width_px: int, score: float, scale: floa
     `answers` are those of OUTPUTS. A place's score is the root of class x objectness; its box is the distance of the centre from
     the place, and the logarithms of width and height, all in strides.
     """
-    rows: list[list[float]] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    scores: list[float] = []
     for level, stride in enumerate(STRIDES):
         cls, obj, bbox = (answers[level + len(STRIDES) * head] for head in range(3))
-        scores = np.sqrt(np.clip(cls.ravel(), 0, 1) * np.clip(obj.ravel(), 0, 1))
-        for place in np.flatnonzero(scores >= score).tolist():
+        squares = (cls * obj).ravel()
+        for place in np.flatnonzero(squares >= score**2).tolist():
             down, right = divmod(place, width_px // stride)
             x, y, log_w, log_h = bbox.reshape(-1, 4)[place].tolist()
-            w, h = np.exp(log_w) * stride, np.exp(log_h) * stride
-            rows.append([(right + x) * stride - w / 2, (down + y) * stride - h / 2, w, h, float(scores[place])])
-    kept = cv2.dnn.NMSBoxes([row[:4] for row in rows], [row[4] for row in rows], score, SAME_FACE)
-    return tuple(Face(Box(*(float(side) / scale for side in rows[index][:4])), rows[index][4]) for index in np.asarray(kept, int).ravel())
+            w, h = math.exp(log_w) * stride, math.exp(log_h) * stride
+            boxes.append(((right + x) * stride - w / 2, (down + y) * stride - h / 2, w, h))
+            scores.append(math.sqrt(squares[place]))
+    kept = np.asarray(cv2.dnn.NMSBoxes(boxes, scores, score, SAME_FACE), int).ravel().tolist()
+    return tuple(Face(Box(*(side / scale for side in boxes[index])), scores[index]) for index in kept)

@@ -95,7 +95,7 @@ def crop(image_HWC: Image, box: Box, margin: float, px: int) -> Image:
         return np.zeros((px, px, 3), np.uint8)
     missing = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
     whole = cv2.copyMakeBorder(inside, *missing, cv2.BORDER_REPLICATE)
-    how = cv2.INTER_AREA if whole.shape[0] > px else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if whole.shape[0] >= 2 * px else cv2.INTER_LINEAR
     return cv2.cvtColor(cv2.resize(whole, (px, px), interpolation=how), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
