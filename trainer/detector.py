@@ -1,9 +1,7 @@
 """fit_detector(): teaches a student what the teacher and the annotators see, from endless scenes, one checkpoint after another."""
 
 import json
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,23 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from protocol.errors import Reason, Rejected
-from trainer.detector_data import Library, Scene
-from trainer.detector_loss import Targets, detection_loss, priors
+from trainer.detector_batch import batches, make_batch
+from trainer.detector_data import Library
+from trainer.detector_loss import detection_loss, priors
 from trainer.detector_net import SIZES, DetectorNet
 from trainer.detector_paint import SIZE_PX
-from trainer.detector_scene import make_scene
 from trainer.detector_start import restore
+from trainer.detector_teach import DenseTeacher, teaching_loss
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "state.pt"
-AHEAD = 3
-"""Batches that are made in advance."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,8 @@ class DetectorRecipe:
     """Horizon of the weights' moving average, as a share of the steps."""
     plain_share: float = 0.2
     """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
+    taught_share: float = 0.5
+    """Share of a batch's scenes that are learned from the teacher's score at every place instead of from boxes."""
     start: str = ""
     """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""
     seed: int = 0
@@ -54,53 +52,17 @@ class Progress:
 
     step: int
     losses: dict[str, float]
-    """Means since the last report: cls, obj, box, kps."""
-
-
-def _batches(library: Library, recipe: DetectorRecipe, start: int) -> Iterator[tuple[Tensor, ...]]:
-    """The batches from number `start` on, each made from the seed and its number alone: a resumed training sees what it would have seen.
-
-    The next ones are made while one is used; a thread does, for OpenCV and torch let go of the interpreter's lock.
-    """
-
-    def make(index: int) -> tuple[Tensor, ...]:
-        is_plain = index >= recipe.steps * (1 - recipe.plain_share)
-        draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(recipe.batch)]
-        return _stack([make_scene(library, rng, is_plain=is_plain) for rng in draws])
-
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, recipe.steps)))
-        for index in range(start + AHEAD, recipe.steps + AHEAD):
-            ready = waiting.popleft().result()
-            if index < recipe.steps:
-                waiting.append(ahead.submit(make, index))
-            yield ready
-
-
-def _stack(scenes: list[Scene]) -> tuple[Tensor, ...]:
-    """Pictures [N, H, W, 3] and, one row a region: picture, box, landmarks, whether it is a face."""
-    counts = [len(scene.boxes_M4) for scene in scenes]
-    return (
-        torch.from_numpy(np.stack([scene.image_HWC for scene in scenes])),
-        torch.from_numpy(np.repeat(np.arange(len(scenes)), counts)),
-        torch.from_numpy(np.concatenate([scene.boxes_M4 for scene in scenes])),
-        torch.from_numpy(np.concatenate([scene.landmarks_M10 for scene in scenes])),
-        torch.from_numpy(np.concatenate([scene.is_face_M for scene in scenes])),
-    )
-
-
-def _as_input(images_NHWC: Tensor) -> Tensor:
-    """BGR bytes as floats [N, 3, H, W] in 0 to 1."""
-    return (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
-
-
-def targets_of(picture_M: Tensor, boxes_M4: Tensor, landmarks_M10: Tensor, is_face_M: Tensor) -> Targets:
-    """The rows of a batch as faces and regions to ignore."""
-    return Targets(picture_M[is_face_M], boxes_M4[is_face_M], landmarks_M10[is_face_M], picture_M[~is_face_M], boxes_M4[~is_face_M])
+    """Means since the last report: cls, obj, box, kps; like, how far the scores are from the teacher's."""
 
 
 def fit_detector(
-    library: Library, recipe: DetectorRecipe, run: Path, start: bytes = b"", report_every: int = 100, save_every: int = 500
+    library: Library,
+    recipe: DetectorRecipe,
+    run: Path,
+    teacher: DenseTeacher | None = None,
+    start: bytes = b"",
+    report_every: int = 100,
+    save_every: int = 500,
 ) -> Iterator[Progress]:
     """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
 
@@ -111,8 +73,8 @@ def fit_detector(
     torch.manual_seed(recipe.seed)
     network = DetectorNet(SIZES[recipe.size])
     if start:
-        images_NHWC = _stack([make_scene(library, np.random.default_rng([recipe.seed, number])) for number in range(recipe.batch)])[0]
-        restore(network, start, _as_input(images_NHWC))
+        draws = [np.random.default_rng([recipe.seed, number]) for number in range(recipe.batch)]
+        restore(network, start, make_batch(library, None, draws).images_NCHW)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     decay = 1 - 1 / max(2.0, recipe.ema_share * recipe.steps)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
@@ -123,8 +85,13 @@ def fit_detector(
     places = priors(SIZE_PX)
     sums: dict[str, float] = {}
     network.train()
-    for step, (images_NHWC, *rows) in enumerate(_batches(library, recipe, done), done + 1):
-        loss, losses = detection_loss(network(_as_input(images_NHWC)), places, targets_of(*rows), SIZE_PX)
+    is_plain = [step >= recipe.steps * (1 - recipe.plain_share) for step in range(recipe.steps)]
+    for step, batch in enumerate(batches(library, teacher, recipe.seed, recipe.batch, recipe.taught_share, is_plain, done), done + 1):
+        maps_NPC, taught = network(batch.images_NCHW), len(batch.scores_TP)
+        loss, losses = detection_loss(maps_NPC[taught:], places, batch.annotated, SIZE_PX)
+        if taught:
+            unlike = teaching_loss(maps_NPC[:taught], batch.scores_TP, places, batch.taught)
+            loss, losses = loss + unlike, losses | {"like": float(unlike.detach())}
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)

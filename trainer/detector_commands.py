@@ -26,6 +26,9 @@ def detector(
     ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="The highest of the cycle.")] = 4e-3,
     plain_share: Annotated[float, typer.Option(min=0, max=1, help="The last part of the steps, in which scenes are plain views of frames.")] = 0.2,
+    taught_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Part of the scenes that are learned from the teacher's score at every place instead of from boxes.")
+    ] = 0.5,
     seed: int = 0,
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:
@@ -33,7 +36,7 @@ def detector(
     from trainer.detector import DetectorRecipe
     from trainer.detector_run import run_detector
 
-    recipe = DetectorRecipe(size=size, steps=steps, learning_rate=learning_rate, plain_share=plain_share, seed=seed)
+    recipe = DetectorRecipe(size=size, steps=steps, learning_rate=learning_rate, plain_share=plain_share, taught_share=taught_share, seed=seed)
     results = run_detector(data, teacher, runs / name, recipe, err, start)
     show_detector(results.get("test", results["held_out"]), as_json=False)
     out.print(f"{runs / name}: threshold {results['threshold']}", highlight=False)

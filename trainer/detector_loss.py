@@ -74,6 +74,13 @@ def corners(boxes_M4: Tensor) -> Tensor:
     return torch.cat([boxes_M4[:, :2], boxes_M4[:, :2] + boxes_M4[:, 2:]], 1)
 
 
+def inside(boxes_M4: Tensor, priors_P3: Tensor) -> Tensor:
+    """Which priors lie within which boxes (x, y, w, h), [M, P]."""
+    box = corners(boxes_M4)[:, :, None]
+    x, y = priors_P3[:, 0], priors_P3[:, 1]
+    return (x >= box[:, 0]) & (x <= box[:, 2]) & (y >= box[:, 1]) & (y <= box[:, 3])
+
+
 def candidates(boxes_M4: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
     """Rows of `priors` around each face's centre, [M, 75], and which of them may answer: within the picture and the box."""
     centre = boxes_M4[:, :2] + boxes_M4[:, 2:] / 2
@@ -146,10 +153,7 @@ def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_p
 def _heard(priors_P3: Tensor, targets: Targets, pictures: int) -> Tensor:
     """Weights [N, P]: 0 for the priors inside a region to ignore, else 1."""
     weight_NP = torch.ones(pictures, len(priors_P3))
-    box = corners(targets.ignore_K4)[:, :, None]
-    x, y = priors_P3[:, 0], priors_P3[:, 1]
-    inside_KP = (x >= box[:, 0]) & (x <= box[:, 2]) & (y >= box[:, 1]) & (y <= box[:, 3])
-    region, prior = inside_KP.nonzero(as_tuple=True)
+    region, prior = inside(targets.ignore_K4, priors_P3).nonzero(as_tuple=True)
     weight_NP[targets.ignore_picture_K[region], prior] = 0
     return weight_NP
 

@@ -15,6 +15,7 @@ from trainer import detector_eval
 from trainer.detector import DetectorRecipe, fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, read_frames
 from trainer.detector_net import SIZES, export
+from trainer.detector_teach import DenseTeacher
 from trainer.folder import read_release, write_whole
 
 TIMES_FALSE = 2.0
@@ -45,7 +46,7 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(run.name, total=recipe.steps)
-        for progress in fit_detector(library, recipe, run, exported):
+        for progress in fit_detector(library, recipe, run, DenseTeacher(teacher), exported):
             losses = " ".join(f"{name} {value:.2f}" for name, value in progress.losses.items())
             bar.update(task, completed=progress.step, description=f"{run.name}: {losses}")
     with console.status("scoring"):

@@ -38,6 +38,12 @@ def make_scene(library: Library, rng: Generator, *, is_plain: bool = False) -> S
     return Scene(degrade(light(image, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
 
 
+def odd_scene(library: Library, rng: Generator, *, is_plain: bool = False) -> Scene:
+    """A scene as `make_scene` makes them, half of them as if seen askew: for a teacher that needs no boxes, which are no longer exact."""
+    scene = make_scene(library, rng, is_plain=is_plain)
+    return askew(scene, rng) if rng.random() < 0.5 else scene
+
+
 # --- geometry
 
 
@@ -102,6 +108,21 @@ def _join(canvas: Image, parts: list[Scene]) -> Scene:
         np.concatenate([np.zeros((0, 10), np.float32), *(part.landmarks_M10 for part in parts)]),
         np.concatenate([np.zeros(0, np.bool_), *(part.is_face_M for part in parts)]),
     )
+
+
+def askew(scene: Scene, rng: Generator) -> Scene:
+    """The scene turned, sheared and in perspective; boxes become the frames of what they were."""
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32) * SIZE_PX
+    middle = np.float32(SIZE_PX / 2)
+    angle = rng.uniform(-0.6, 0.6)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(np.exp(rng.uniform(-0.35, 0.35, 2)))
+    there = (corners - middle) @ turn.T + middle + rng.uniform(-0.12, 0.12, (4, 2)) * SIZE_PX
+    matrix = cv2.getPerspectiveTransform(corners, there.astype(np.float32))
+    image = cv2.warpPerspective(scene.image_HWC, matrix, (SIZE_PX, SIZE_PX), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+    edges = np.concatenate([scene.boxes_M4[:, :2], scene.boxes_M4[:, :2] + scene.boxes_M4[:, 2:]], 1)[:, [0, 1, 2, 1, 2, 3, 0, 3]]
+    moved = cv2.perspectiveTransform(edges.reshape(-1, 1, 2), matrix).reshape(-1, 4, 2) if len(edges) else np.zeros((0, 4, 2), np.float32)
+    low, high = moved.min(1), moved.max(1)
+    return Scene(image, np.concatenate([low, high - low], 1).astype(np.float32), np.full_like(scene.landmarks_M10, np.nan), scene.is_face_M)
 
 
 # --- three kinds of scene

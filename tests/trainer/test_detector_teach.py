@@ -1,0 +1,121 @@
+"""Learning from a teacher's scores. The teacher here is the detector that ships: it has YuNet's format."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from drawn_faces import drawn_library
+from rig import ROOT
+
+from edge_agent.demo_scene import DemoScene
+from protocol.errors import DeviceError
+from trainer.detector_batch import make_batch
+from trainer.detector_data import Scene
+from trainer.detector_loss import Targets, priors
+from trainer.detector_paint import SIZE_PX
+from trainer.detector_scene import askew, odd_scene
+from trainer.detector_teach import DenseTeacher, teaching_loss
+
+SHIPPED = ROOT / "edge_agent" / "models" / "detector" / "model.onnx"
+SIZE = 128
+PLACES = priors(SIZE)
+NOTHING = Targets(torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), torch.zeros(0, 10), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4))
+
+
+def maps_of(score_NP: torch.Tensor) -> torch.Tensor:
+    """A student's maps that give these scores."""
+    maps_NPC = torch.zeros(*score_NP.shape, 16)
+    maps_NPC[..., :2] = score_NP.clamp(1e-5, 1 - 1e-5).logit()[..., None]
+    return maps_NPC.requires_grad_()
+
+
+@pytest.fixture(scope="module")
+def teacher() -> DenseTeacher:
+    return DenseTeacher(SHIPPED)
+
+
+def test_the_best_place_has_the_score_of_the_best_find(teacher: DenseTeacher) -> None:
+    image = cv2.resize(DemoScene().at(3.0), (640, 384))
+    best = cv2.FaceDetectorYN.create(str(SHIPPED), "", (640, 384), 0.3).detect(image)[1][:, 14].max()
+    scores_P = teacher.scores(image)
+    assert scores_P.shape == (80 * 48 + 40 * 24 + 20 * 12,)
+    assert scores_P.max() == pytest.approx(best, abs=1e-4)
+
+
+def test_a_student_that_agrees_costs_nothing_and_any_other_is_drawn_to_the_teacher() -> None:
+    taught_NP = torch.full((1, len(PLACES)), 0.02)
+    taught_NP[0, 37] = 0.8
+    assert teaching_loss(maps_of(taught_NP), taught_NP, PLACES, NOTHING).item() == pytest.approx(0, abs=1e-3)
+    student = maps_of(torch.full_like(taught_NP, 0.3))
+    loss = teaching_loss(student, taught_NP, PLACES, NOTHING)
+    loss.backward()
+    assert loss > 1
+    assert (student.grad[0, 37, :2] < 0).all(), "the score rises where the teacher sees a face"
+    assert (student.grad[0, :37, :2] > 0).all(), "and falls where it sees none"
+    assert (student.grad[..., 2:] == 0).all(), "boxes and landmarks are the annotators'"
+
+
+@pytest.mark.parametrize("is_face", [True, False])
+def test_where_the_teacher_misses_a_known_face_it_has_nothing_to_say(is_face: bool) -> None:
+    box, here, none = torch.tensor([[40.0, 40.0, 32.0, 32.0]]), torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    known = Targets(
+        here if is_face else none,
+        box if is_face else box[:0],
+        torch.zeros(int(is_face), 10),
+        none if is_face else here,
+        box[:0] if is_face else box,
+    )
+    inside = (PLACES[:, 0] >= 40) & (PLACES[:, 0] <= 72) & (PLACES[:, 1] >= 40) & (PLACES[:, 1] <= 72)
+    for seen, is_heard in ((0.4, False), (0.6, True)):
+        taught_NP = torch.full((1, len(PLACES)), 0.02)
+        taught_NP[0, inside.nonzero()[0]] = seen
+        student = maps_of(torch.full_like(taught_NP, 0.9))
+        teaching_loss(student, taught_NP, PLACES, known).backward()
+        assert (student.grad[0, inside, 0] != 0).any() == is_heard
+        assert (student.grad[0, ~inside, 0] != 0).all()
+
+
+def test_a_batch_holds_the_teachers_scores_of_its_first_scenes(teacher: DenseTeacher) -> None:
+    batch, again = (make_batch(drawn_library(), teacher, [np.random.default_rng([3, n]) for n in range(4)], 0.5) for _ in range(2))
+    assert batch.images_NCHW.shape == (4, 3, 320, 320)
+    assert torch.equal(batch.scores_TP, again.scores_TP)
+    for image_CHW, scores_P in zip(batch.images_NCHW, batch.scores_TP, strict=False):
+        image = (image_CHW.permute(1, 2, 0) * 255).round().byte().numpy()
+        np.testing.assert_allclose(teacher.scores(image), scores_P, atol=1e-4)
+    assert len(batch.scores_TP) == 2
+    assert set(batch.taught.picture_M.tolist()) <= {0, 1}
+    assert set(batch.annotated.picture_M.tolist()) <= {0, 1}, "counted from the first that is not taught"
+    assert len(make_batch(drawn_library(), None, [np.random.default_rng(0)], 0.5).scores_TP) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_seen_askew_stays_in_its_box(seed: int) -> None:
+    image = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
+    image[140:180, 150:180] = 255
+    scene = Scene(image, np.array([[150, 140, 30, 40]], np.float32), np.zeros((1, 10), np.float32), np.ones(1, np.bool_))
+    turned = askew(scene, np.random.default_rng(seed))
+    rows, columns = np.nonzero(turned.image_HWC[:, :, 0] > 128)
+    x, y, w, h = turned.boxes_M4[0]
+    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=2)
+    assert turned.is_face_M.all()
+    assert np.isnan(turned.landmarks_M10).all()
+
+
+def test_half_of_the_odd_scenes_are_askew() -> None:
+    library = drawn_library()
+    turned = [
+        np.isnan(scene.landmarks_M10).all()
+        for seed in range(60)
+        if len((scene := odd_scene(library, np.random.default_rng(seed), is_plain=True)).boxes_M4)
+    ]
+    assert 0.3 < np.mean(turned) < 0.7
+
+
+def test_what_is_no_detector_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cut.onnx").write_bytes(SHIPPED.read_bytes()[:5000])
+    for path in (tmp_path / "cut.onnx", tmp_path / "absent.onnx", SHIPPED.parents[1] / "classifier" / "model.onnx"):
+        with pytest.raises(DeviceError, match="not a face detector") as caught:
+            DenseTeacher(path)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,79 @@
+"""Batches of scenes with what is known of them, made one after another while the last one is learned from."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import Tensor
+
+from trainer.detector_data import Library, Scene
+from trainer.detector_loss import Targets
+from trainer.detector_scene import make_scene, odd_scene
+from trainer.detector_teach import DenseTeacher
+
+AHEAD = 3
+"""Batches that are made in advance."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Scenes: the first are learned from the teacher's scores, the others from the boxes in them."""
+
+    images_NCHW: Tensor
+    """BGR in 0 to 1."""
+    scores_TP: Tensor
+    """How sure the teacher is at each place of the first T."""
+    taught: Targets
+    """The regions of the first T."""
+    annotated: Targets
+    """The regions of the others, counted from T."""
+
+
+def make_batch(library: Library, teacher: DenseTeacher | None, draws: list[Generator], taught_share: float = 0.0, *, is_plain: bool = False) -> Batch:
+    """One scene for each generator; the same for the same states. Without a teacher nothing is taught."""
+    count = round(len(draws) * taught_share) if teacher else 0
+    taught = [odd_scene(library, rng, is_plain=is_plain) for rng in draws[:count]]
+    annotated = [make_scene(library, rng, is_plain=is_plain) for rng in draws[count:]]
+    images_NHWC = torch.from_numpy(np.stack([scene.image_HWC for scene in (*taught, *annotated)]))
+    scores = [teacher.scores(scene.image_HWC) for scene in taught] if teacher else []
+    return Batch(
+        (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last),
+        torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, 0),
+        _targets(taught),
+        _targets(annotated),
+    )
+
+
+def batches(
+    library: Library, teacher: DenseTeacher | None, seed: int, size: int, taught_share: float, is_plain: list[bool], start: int
+) -> Iterator[Batch]:
+    """The batches from number `start` on, each made from the seed and its number alone: a resumed training sees what it would have seen.
+
+    There are as many as `is_plain` has values. The next ones are made while one is used; a thread does, for OpenCV and torch
+    let go of the interpreter's lock.
+    """
+
+    def make(index: int) -> Batch:
+        draws = [np.random.default_rng([seed, index, number]) for number in range(size)]
+        return make_batch(library, teacher, draws, taught_share, is_plain=is_plain[index])
+
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, len(is_plain))))
+        for index in range(start + AHEAD, len(is_plain) + AHEAD):
+            ready = waiting.popleft().result()
+            if index < len(is_plain):
+                waiting.append(ahead.submit(make, index))
+            yield ready
+
+
+def _targets(scenes: list[Scene]) -> Targets:
+    """All regions of some scenes, faces and regions to ignore apart."""
+    picture_M = torch.from_numpy(np.repeat(np.arange(len(scenes)), [len(scene.boxes_M4) for scene in scenes]))
+    boxes_M4 = torch.from_numpy(np.concatenate([np.zeros((0, 4), np.float32), *(scene.boxes_M4 for scene in scenes)]))
+    landmarks_M10 = torch.from_numpy(np.concatenate([np.zeros((0, 10), np.float32), *(scene.landmarks_M10 for scene in scenes)]))
+    is_face_M = torch.from_numpy(np.concatenate([np.zeros(0, np.bool_), *(scene.is_face_M for scene in scenes)]))
+    return Targets(picture_M[is_face_M], boxes_M4[is_face_M], landmarks_M10[is_face_M], picture_M[~is_face_M], boxes_M4[~is_face_M])
