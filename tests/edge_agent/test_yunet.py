@@ -40,7 +40,7 @@ def test_faces_are_those_of_opencv(network, smallest_face_px: int, crowd: np.nda
 
 
 def test_a_camera_that_changes_its_size_is_followed(crowd: np.ndarray) -> None:
-    detect = YuNetDetector(Session(MODEL), 48, 0.65)
+    detect = YuNetDetector(Session(MODEL), 48, 0.5)
     large = detect(Frame(crowd, 0.0, 0.0))
     small = detect(Frame(cv2.resize(crowd, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), 0.0, 0.0))
     assert detect(Frame(crowd, 0.0, 0.0)) == large
@@ -50,6 +50,6 @@ def test_a_camera_that_changes_its_size_is_followed(crowd: np.ndarray) -> None:
 
 
 def test_nothing_of_the_last_picture_is_left_in_the_next(crowd: np.ndarray) -> None:
-    detect = YuNetDetector(Session(MODEL), 48, 0.65)
+    detect = YuNetDetector(Session(MODEL), 48, 0.5)
     assert detect(Frame(crowd, 0.0, 0.0))
     assert detect(Frame(np.full_like(crowd, 90), 0.0, 0.0)) == ()
