@@ -23,6 +23,8 @@ class Rules:
     """The mean p(no mask) of the bare votes that open an incident: what is no face at all is often read as a bare one, but never so surely."""
     age_s: float = 1.0
     """How long a face must have been followed before it can open an incident."""
+    seen_share: float = 0.5
+    """In so many of the frames since it was first seen a face must have been seen: a hand is taken for one now and then."""
     smallest_px: float = 24
     """A face must have been at least this large, on its longer side, in the frame that confirms."""
     lost_s: float = 2.0
@@ -57,6 +59,10 @@ class Track:
     box: Box
     first_s: float
     last_s: float
+    frames: int = 0
+    """Since the face was first seen, that one included."""
+    seen: int = 0
+    """Those of them that showed the face."""
     votes: tuple[Vote, ...] = ()
     bare_since_s: float = 0.0
     """When the bare votes began that are among `votes`; says nothing where there is none."""
@@ -90,7 +96,7 @@ def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules
         if index in matches:
             tracks.append(_see(track, readings[matches[index]], now_s, rules))
         elif now_s - track.last_s < rules.lost_s:
-            tracks.append(track)
+            tracks.append(replace(track, frames=track.frames + 1))
         elif track.incident is not None:
             incidents.append(_closed(track, track.incident, now_s, Ending.LEFT))
     for index in sorted(set(range(len(readings))) - set(matches.values())):
@@ -156,7 +162,16 @@ def _see(track: Track, reading: Reading, now_s: float, rules: Rules) -> Track:
         votes = (*votes, Vote(is_bare, reading.p_no_mask))[-rules.votes_kept :]
     if incident is not None:
         incident = replace(incident, worst_p_no_mask=max(incident.worst_p_no_mask, reading.p_no_mask), frames=incident.frames + 1)
-    return replace(track, box=reading.face.box, last_s=now_s, votes=votes, bare_since_s=bare_since_s, incident=incident)
+    return replace(
+        track,
+        box=reading.face.box,
+        last_s=now_s,
+        frames=track.frames + 1,
+        seen=track.seen + 1,
+        votes=votes,
+        bare_since_s=bare_since_s,
+        incident=incident,
+    )
 
 
 def _count(track: Track, is_bare: bool) -> int:
@@ -169,6 +184,7 @@ def _is_confirmed(track: Track, now_s: float, rules: Rules) -> bool:
         and track.votes[-1].is_bare
         and _mean_p(track) >= rules.least_p
         and now_s - track.first_s >= rules.age_s
+        and track.seen >= rules.seen_share * track.frames
         and now_s >= track.quiet_until_s
         and track.box.size >= rules.smallest_px
     )

@@ -51,6 +51,15 @@ def test_votes_that_are_never_sure_open_nothing() -> None:
     assert len(play([doubtful] * 10 + [(reading(BARE),)] * 10)[1]) == 1
 
 
+def test_what_is_taken_for_a_face_now_and_then_opens_nothing() -> None:
+    """A hand at a mask: surely bare, in one frame of three."""
+    flicker = [(reading(BARE),), (), ()] * 20
+    assert play(flicker)[1] == []
+    _, incidents = play([*flicker, *[(reading(BARE),)] * 30])
+    assert [type(one) for one in incidents] == [Opened], "a face that stays is seen in the end"
+    assert len(play([(reading(BARE),), (reading(BARE),), ()] * 20)[1]) == 1
+
+
 def test_a_mask_that_goes_on_ends_it_and_one_that_comes_off_is_a_new_one() -> None:
     _, incidents = play([(reading(BARE),)] * 10 + [(reading(MASKED),)] * 30 + [(reading(BARE),)] * 10)
     assert [type(one) for one in incidents] == [Opened, Closed, Opened]
