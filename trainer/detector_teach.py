@@ -1,7 +1,7 @@
 """How sure the teacher is at every place of any picture, and what it costs a student to be otherwise.
 
-Annotations say where faces are; the teacher also says how much everything else looks like one, and has seen a thousand times
-as many faces as are annotated here. Its answers need no annotation, so scenes may be as odd as one likes.
+Annotations say where faces are; the teacher also says how much everything else looks like one, and was trained on
+hundreds of times as many bare faces as are annotated here. Its answers need no annotation, so scenes may be as odd as one likes.
 """
 
 from pathlib import Path
