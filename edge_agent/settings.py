@@ -1,7 +1,6 @@
 """One frozen tree of settings: a TOML file, then `MASKFLEET_...` variables over it; a key that is not known is refused."""
 
 import os
-import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,14 +14,12 @@ from edge_agent.outbox import Limits
 from edge_agent.sources import NVARGUS
 from protocol.broker import Broker
 from protocol.errors import Reason, Rejected, one_line
-from protocol.signature import TrustedKeys, trusted_keys
+from protocol.signature import KEY_TEXT, TrustedKeys, trusted_keys
 from protocol.topics import SEGMENT, Address
 
 PREFIX, DELIMITER = "MASKFLEET_", "__"
 FILE_VARIABLE = f"{PREFIX}SETTINGS"
 """Names the settings file itself."""
-
-KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 
 Name = Annotated[str, Field(pattern=f"^{SEGMENT.pattern}$")]
 
@@ -148,7 +145,7 @@ class UpdateSettings(_Section):
     def owner_keys(self) -> TrustedKeys:
         """The public keys by their ids; raises Rejected."""
         try:
-            return trusted_keys(key if KEY.fullmatch(key) else Path(key).expanduser().read_text(encoding="ascii") for key in self.trusted_keys)
+            return trusted_keys(key if KEY_TEXT.fullmatch(key) else Path(key).expanduser().read_text(encoding="ascii") for key in self.trusted_keys)
         except OSError as error:
             raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {error.filename}: {error.strerror}") from None
         except UnicodeDecodeError:

@@ -7,6 +7,7 @@ the signature, so a camera keeps nothing and forgets nothing.
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -24,7 +25,8 @@ STATEMENT_PREFIX = b"maskfleet key statement\n"
 
 KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 """The first digits of the SHA-256 of a public key."""
-Key64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+KEY_TEXT = re.compile(r"[A-Za-z0-9+/]{43}=")
+Key64 = Annotated[str, Field(pattern=f"^{KEY_TEXT.pattern}$")]
 """A public key: its 32 bytes in base64."""
 Signature64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 

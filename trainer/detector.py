@@ -18,32 +18,13 @@ from trainer.detector_data import Library
 from trainer.detector_loss import detection_loss, priors
 from trainer.detector_net import SIZES, DetectorNet
 from trainer.detector_paint import SIZE_PX
+from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_start import restore
 from trainer.detector_teach import DenseTeacher, teaching_loss
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "state.pt"
-
-
-@dataclass(frozen=True)
-class DetectorRecipe:
-    """How to train; with the same seed, data and thread count the result is the same to the bit."""
-
-    size: str = "medium"
-    steps: int = 16_000
-    batch: int = 32
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.01
-    ema_share: float = 0.03
-    """Horizon of the weights' moving average, as a share of the steps."""
-    plain_share: float = 0.2
-    """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
-    taught_share: float = 0.5
-    """Share of a batch's scenes that are learned from the teacher's score at every place instead of from boxes."""
-    start: str = ""
-    """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,8 +66,7 @@ def fit_detector(
     places = priors(SIZE_PX)
     sums: dict[str, float] = {}
     network.train()
-    is_plain = [step >= recipe.steps * (1 - recipe.plain_share) for step in range(recipe.steps)]
-    for step, batch in enumerate(batches(library, teacher, recipe.seed, recipe.batch, recipe.taught_share, is_plain, done), done + 1):
+    for step, batch in enumerate(batches(library, recipe, teacher, done), done + 1):
         maps_NPC, taught = network(batch.images_NCHW), len(batch.scores_TP)
         loss, losses = detection_loss(maps_NPC[taught:], places, batch.annotated, SIZE_PX)
         if taught:

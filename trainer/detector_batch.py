@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainer.detector_data import Library, Scene
 from trainer.detector_loss import Targets
+from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_scene import make_scene, odd_scene
 from trainer.detector_teach import DenseTeacher
 
@@ -48,24 +49,22 @@ def make_batch(library: Library, teacher: DenseTeacher | None, draws: list[Gener
     )
 
 
-def batches(
-    library: Library, teacher: DenseTeacher | None, seed: int, size: int, taught_share: float, is_plain: list[bool], start: int
-) -> Iterator[Batch]:
+def batches(library: Library, recipe: DetectorRecipe, teacher: DenseTeacher | None, start: int) -> Iterator[Batch]:
     """The batches from number `start` on, each made from the seed and its number alone: a resumed training sees what it would have seen.
 
-    There are as many as `is_plain` has values. The next ones are made while one is used; a thread does, for OpenCV and torch
-    let go of the interpreter's lock.
+    The next ones are made while one is used; a thread does, for OpenCV and torch let go of the interpreter's lock.
     """
 
     def make(index: int) -> Batch:
-        draws = [np.random.default_rng([seed, index, number]) for number in range(size)]
-        return make_batch(library, teacher, draws, taught_share, is_plain=is_plain[index])
+        is_plain = index >= recipe.steps * (1 - recipe.plain_share)
+        draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(recipe.batch)]
+        return make_batch(library, teacher, draws, recipe.taught_share, is_plain=is_plain)
 
     with ThreadPoolExecutor(max_workers=1) as ahead:
-        waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, len(is_plain))))
-        for index in range(start + AHEAD, len(is_plain) + AHEAD):
+        waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, recipe.steps)))
+        for index in range(start + AHEAD, recipe.steps + AHEAD):
             ready = waiting.popleft().result()
-            if index < len(is_plain):
+            if index < recipe.steps:
                 waiting.append(ahead.submit(make, index))
             yield ready
 

@@ -33,7 +33,7 @@ def detector(
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:
     """Distils a face detector; started again, it goes on from its last checkpoint."""
-    from trainer.detector import DetectorRecipe
+    from trainer.detector_recipe import DetectorRecipe
     from trainer.detector_run import run_detector
 
     recipe = DetectorRecipe(size=size, steps=steps, learning_rate=learning_rate, plain_share=plain_share, taught_share=taught_share, seed=seed)

@@ -81,6 +81,14 @@ def inside(boxes_M4: Tensor, priors_P3: Tensor) -> Tensor:
     return (x >= box[:, 0]) & (x <= box[:, 2]) & (y >= box[:, 1]) & (y <= box[:, 3])
 
 
+def covered(picture_M: Tensor, boxes_M4: Tensor, priors_P3: Tensor, pictures: int) -> Tensor:
+    """Which places of which pictures lie within any of the boxes in them, [N, P]."""
+    covered_NP = torch.zeros(pictures, len(priors_P3), dtype=torch.bool)
+    region, prior = inside(boxes_M4, priors_P3).nonzero(as_tuple=True)
+    covered_NP[picture_M[region], prior] = True
+    return covered_NP
+
+
 def candidates(boxes_M4: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
     """Rows of `priors` around each face's centre, [M, 75], and which of them may answer: within the picture and the box."""
     centre = boxes_M4[:, :2] + boxes_M4[:, 2:] / 2
@@ -140,7 +148,8 @@ def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_p
     number = max(1, len(flat_Q))
     boxes, true = decode(found[:, 2:6], at), corners(targets.boxes_M4)[face_Q]
     objectness = torch.zeros(len(maps)).index_fill_(0, flat_Q, 1.0)
-    weight = _heard(priors_P3, targets, maps_NPC.shape[0]).view(-1).index_fill_(0, flat_Q, 1.0)
+    ignored_NP = covered(targets.ignore_picture_K, targets.ignore_K4, priors_P3, maps_NPC.shape[0])
+    weight = (~ignored_NP).float().view(-1).index_fill_(0, flat_Q, 1.0)
     parts = {
         "cls": F.binary_cross_entropy_with_logits(found[:, 0], iou(boxes.detach(), true), reduction="sum") / number,
         "obj": F.binary_cross_entropy_with_logits(maps[:, 1], objectness, weight, reduction="sum") / number,
@@ -148,14 +157,6 @@ def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_p
         "kps": _landmark_loss(found[:, 6:], at, targets.landmarks_M10[face_Q]) / number,
     }
     return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}
-
-
-def _heard(priors_P3: Tensor, targets: Targets, pictures: int) -> Tensor:
-    """Weights [N, P]: 0 for the priors inside a region to ignore, else 1."""
-    weight_NP = torch.ones(pictures, len(priors_P3))
-    region, prior = inside(targets.ignore_K4, priors_P3).nonzero(as_tuple=True)
-    weight_NP[targets.ignore_picture_K[region], prior] = 0
-    return weight_NP
 
 
 def _landmark_loss(kps_Q10: Tensor, priors_Q3: Tensor, true_Q10: Tensor) -> Tensor:

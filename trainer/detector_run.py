@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from protocol import release
 from protocol.errors import Reason, Rejected
 from trainer import detector_eval
-from trainer.detector import DetectorRecipe, fit_detector, load_run
+from trainer.detector import fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, read_frames
 from trainer.detector_net import SIZES, export
+from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_teach import DenseTeacher
 from trainer.folder import read_release, write_whole
 

@@ -96,9 +96,13 @@ def _matrix(point: NDArray[np.floating], target: NDArray[np.floating], scale: fl
     """Maps `point` of a scene to `target` at a scale, turned and stretched a little, mirrored if so said."""
     angle = np.deg2rad(rng.normal(0, 7) if rng.random() < 0.88 else rng.uniform(-30, 30))
     stretch = np.exp(rng.uniform(-0.1, 0.1))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = scale * turn @ np.diag([(-1 if is_flipped else 1) * stretch, 1 / stretch])
+    linear = scale * _turn(angle) @ np.diag([(-1 if is_flipped else 1) * stretch, 1 / stretch])
     return np.concatenate([linear, (target - linear @ point)[:, None]], 1)
+
+
+def _turn(angle: float) -> NDArray[np.float64]:
+    """Turns by an angle in radians."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def _join(canvas: Image, parts: list[Scene]) -> Scene:
@@ -114,8 +118,7 @@ def askew(scene: Scene, rng: Generator) -> Scene:
     """The scene turned, sheared and in perspective; boxes become the frames of what they were."""
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32) * SIZE_PX
     middle = np.float32(SIZE_PX / 2)
-    angle = rng.uniform(-0.6, 0.6)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) @ np.diag(np.exp(rng.uniform(-0.35, 0.35, 2)))
+    turn = _turn(rng.uniform(-0.6, 0.6)) @ np.diag(np.exp(rng.uniform(-0.35, 0.35, 2)))
     there = (corners - middle) @ turn.T + middle + rng.uniform(-0.12, 0.12, (4, 2)) * SIZE_PX
     matrix = cv2.getPerspectiveTransform(corners, there.astype(np.float32))
     image = cv2.warpPerspective(scene.image_HWC, matrix, (SIZE_PX, SIZE_PX), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)

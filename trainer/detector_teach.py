@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from protocol.errors import DeviceError
 from trainer.detector_data import Floats, Image
-from trainer.detector_loss import Targets, inside
+from trainer.detector_loss import Targets, covered, inside
 from trainer.detector_net import OUTPUTS
 
 CLASSES, OBJECTS = (tuple(name for name in OUTPUTS if name.startswith(head)) for head in ("cls", "obj"))
@@ -61,9 +61,6 @@ def teaching_loss(maps_NPC: Tensor, score_NP: Tensor, priors_P3: Tensor, regions
 def _heard(score_NP: Tensor, priors_P3: Tensor, regions: Targets) -> Tensor:
     """Which places [N, P] count: all but those in regions in which the teacher sees nothing."""
     picture_M = torch.cat([regions.picture_M, regions.ignore_picture_K])
-    inside_MP = inside(torch.cat([regions.boxes_M4, regions.ignore_K4]), priors_P3)
-    is_missed_M = (score_NP[picture_M] * inside_MP).amax(1) < SEES
-    heard_NP = torch.ones_like(score_NP, dtype=torch.bool)
-    region, prior = (inside_MP & is_missed_M[:, None]).nonzero(as_tuple=True)
-    heard_NP[picture_M[region], prior] = False
-    return heard_NP
+    boxes_M4 = torch.cat([regions.boxes_M4, regions.ignore_K4])
+    is_missed_M = (score_NP[picture_M] * inside(boxes_M4, priors_P3)).amax(1) < SEES
+    return ~covered(picture_M[is_missed_M], boxes_M4[is_missed_M], priors_P3, len(score_NP))

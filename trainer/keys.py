@@ -1,7 +1,6 @@
 """Keys that sign releases: made, vouched for, and used. A private key is a PEM file that only its owner can read."""
 
 import os
-import re
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from protocol.chunks import digests
 from protocol.errors import Reason, Rejected
 from protocol.release import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from protocol.rollouts import Desired
-from protocol.signature import Signature, Statement, TrustedKeys, public_text, text_of, trusted_keys
+from protocol.signature import KEY_TEXT, Signature, Statement, TrustedKeys, public_text, text_of, trusted_keys
 from trainer.folder import read_release, write_whole
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX, STATEMENT_SUFFIX = ".key", ".pub", ".trust"
@@ -50,7 +49,7 @@ def read_private(path: Path) -> Ed25519PrivateKey:
 
 def read_public(texts_or_files: list[str]) -> TrustedKeys:
     """The public keys in these texts or files, by their ids; raises Rejected."""
-    texts = [one if re.fullmatch(r"[A-Za-z0-9+/]{43}=", one) else _read(Path(one)).decode("ascii", errors="replace") for one in texts_or_files]
+    texts = [one if KEY_TEXT.fullmatch(one) else _read(Path(one)).decode("ascii", errors="replace") for one in texts_or_files]
     return trusted_keys(texts)
 
 

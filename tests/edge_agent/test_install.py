@@ -11,21 +11,11 @@ from update_device import FIGURES, Calm, Device, S
 
 from edge_agent.check import Owner
 from edge_agent.installed import pinned
-from edge_agent.load import Eyes, load_eyes
+from edge_agent.load import Eyes
 from edge_agent.settings import ClassifySettings, Settings
 from edge_agent.updating import reported
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.rollouts import Desired, Kind, Trial
-
-
-@pytest.fixture(scope="module")
-def eyes() -> Eyes:
-    return load_eyes(Settings())
-
-
-@pytest.fixture
-def device(tmp_path: Path, eyes: Eyes) -> Device:
-    return Device(tmp_path, eyes)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])

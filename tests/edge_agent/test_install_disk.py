@@ -9,19 +9,8 @@ from made_releases import Made
 from update_device import Device, S
 
 from edge_agent.disk import Disk
-from edge_agent.load import Eyes, load_eyes
-from edge_agent.settings import Settings
+from edge_agent.load import Eyes
 from protocol.errors import Reason
-
-
-@pytest.fixture(scope="module")
-def eyes() -> Eyes:
-    return load_eyes(Settings())
-
-
-@pytest.fixture
-def device(tmp_path: Path, eyes: Eyes) -> Device:
-    return Device(tmp_path, eyes)
 
 
 async def test_a_lost_slot_is_replaced_by_what_ships_and_fetched_again(device: Device) -> None:

@@ -1,0 +1,23 @@
+"""How a detector is to be trained."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DetectorRecipe:
+    """How to train; with the same seed, data and thread count the result is the same to the bit."""
+
+    size: str = "medium"
+    steps: int = 16_000
+    batch: int = 32
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    ema_share: float = 0.03
+    """Horizon of the weights' moving average, as a share of the steps."""
+    plain_share: float = 0.2
+    """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
+    taught_share: float = 0.5
+    """Share of a batch's scenes that are learned from the teacher's score at every place instead of from boxes."""
+    start: str = ""
+    """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""
+    seed: int = 0
