@@ -19,8 +19,8 @@ from peers import Image, Peer, aizoo, notebook_loop, ours
 
 from edge_agent.settings import DetectSettings, read_settings
 from trainer.crops import SMALLEST_PX
-from trainer.detector_data import AnnotatedFrame, read_frames
 from trainer.detector_eval import LABELS, match
+from trainer.frames import AnnotatedFrame, read_frames
 from trainer.measure import machine
 
 CLIPS = ("one_person_unmasked.mp4", "four_people_put_on_masks.mp4")

@@ -1,20 +1,18 @@
 """Faces as a camera's detector cuts them out of frames, which is not quite as a data set cuts them; and what it cuts by mistake."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
-from trainer.data import Pictures, decode
+from trainer.data import Pictures
 from trainer.folder import write_whole
+from trainer.frames import Image, read_frames
 from trainer.models import INPUT_PX, LABELS
 
-Image = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """Left, top, width, height in pixels."""
 Detect = Callable[[Image], list[Box]]
@@ -24,7 +22,6 @@ SMALLEST_PX = 24
 """Annotated faces with a shorter side are not looked for."""
 SAME_IOU = 0.35
 """From this overlap on, a detection is the annotated face."""
-ANNOTATIONS_FILE = "annotations.json"
 
 
 @dataclass(frozen=True)
@@ -42,19 +39,17 @@ def cut(folder: Path, detect: Detect) -> Cut:
     classes: list[int] = []
     files: list[str] = []
     annotated = dict.fromkeys(LABELS, 0)
-    for file, faces in _annotations(folder).items():
-        wanted = [(label, box) for label, box in faces if label in LABELS and min(box[2:]) >= SMALLEST_PX]
-        if not wanted:
-            continue
-        image = _read(folder / file)
-        found = detect(image)
+    for frame in read_frames(folder):
+        boxes = zip(frame.labels, map(_box, frame.boxes_M4.tolist()), strict=True)
+        wanted = [(label, box) for label, box in boxes if label in LABELS and min(box[2:]) >= SMALLEST_PX]
+        found = detect(frame.image_HWC) if wanted else []
         for label, box in wanted:
             annotated[label] += 1
             best = max(found, key=lambda other: iou(box, other), default=None)
             if best is not None and iou(box, best) >= SAME_IOU:
-                images.append(crop(image, best, MARGIN, INPUT_PX))
+                images.append(crop(frame.image_HWC, best, MARGIN, INPUT_PX))
                 classes.append(LABELS.index(label))
-                files.append(f"{file}#{len(files)}")
+                files.append(f"{frame.file}#{len(files)}")
     stacked = np.stack(images) if images else np.empty((0, INPUT_PX, INPUT_PX, 3), np.uint8)
     return Cut(Pictures(stacked, np.array(classes, int), tuple(files), ("frames",) * len(files), ()), annotated)
 
@@ -65,9 +60,10 @@ def mistakes(folder: Path, detect: Detect, most: int, seed: int) -> list[Image]:
     Raises Rejected without readable COCO annotations, or when there is nothing.
     """
     images = []
-    for file, faces in _annotations(folder).items():
-        image = _read(folder / file)
-        images += [crop(image, box, MARGIN, INPUT_PX) for box in detect(image) if not any(_touch(box, face) for _, face in faces)]
+    for frame in read_frames(folder):
+        faces = [_box(box) for box in frame.boxes_M4.tolist()]
+        found = [box for box in detect(frame.image_HWC) if not any(_touch(box, face) for face in faces)]
+        images += [crop(frame.image_HWC, box, MARGIN, INPUT_PX) for box in found]
     if not images:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: the detector makes no mistake here")
     drawn = np.random.default_rng(seed).permutation(len(images))[:most]
@@ -130,27 +126,6 @@ def haar() -> Detect:
     return detect
 
 
-def _annotations(folder: Path) -> dict[str, list[tuple[str, Box]]]:
-    """Label and box of the annotated faces, by file."""
-    try:
-        coco = json.loads((folder / ANNOTATIONS_FILE).read_bytes())
-        names = {category["id"]: category["name"] for category in coco["categories"]}
-        files = {image["id"]: image["file_name"] for image in coco["images"]}
-        faces: dict[str, list[tuple[str, Box]]] = {file: [] for file in files.values()}
-        for mark in coco["annotations"]:
-            faces[files[mark["image_id"]]].append((names[mark["category_id"]], _box(mark["bbox"])))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({type(error).__name__})") from None
-    return faces
-
-
-def _read(path: Path) -> Image:
-    image = decode(path)
-    if image is None:
-        raise Rejected(Reason.BAD_INPUT, f"{path}: cannot be read as a picture")
-    return image
-
-
 def _touch(one: Box, other: Box) -> bool:
     """Whether two boxes overlap at all to speak of, or one has its middle in the other."""
     return iou(one, other) >= 0.05 or _is_within(one, other) or _is_within(other, one)
@@ -162,7 +137,7 @@ def _is_within(one: Box, other: Box) -> bool:
 
 
 def _box(numbers: list[float]) -> Box:
-    x, y, w, h = map(float, numbers)
+    x, y, w, h = numbers
     return x, y, w, h
 
 

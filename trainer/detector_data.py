@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -14,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
-
-Image = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+from trainer.frames import AnnotatedFrame, Floats, Image, read_frames
 
 SURE = 0.8
 """A face that only the teacher sees counts from this score on."""
@@ -52,19 +49,6 @@ class Scene:
     """Right eye, left eye, nose, right and left corner of the mouth (of the person), x and y; NaN where unknown."""
     is_face_M: NDArray[np.bool_]
     """False: a region that may or may not be a face."""
-
-
-@dataclass(frozen=True)
-class AnnotatedFrame:
-    """A picture as its annotators see it."""
-
-    file: str
-    image_HWC: Image
-    """BGR."""
-    boxes_M4: Floats
-    """x, y, w, h in pixels."""
-    labels: tuple[str, ...]
-    """`with_mask`, `without_mask` or `mask_weared_incorrect`."""
 
 
 @dataclass(frozen=True)
@@ -123,27 +107,6 @@ def _suppress(rows: Floats, threshold: float) -> list[int]:
         if not kept or overlaps(rows[row : row + 1], rows[kept]).max() < threshold:
             kept.append(int(row))
     return kept
-
-
-def read_frames(folder: Path) -> list[AnnotatedFrame]:
-    """Every picture of a COCO-style folder (annotations.json beside the pictures); raises Rejected when it is not one."""
-    try:
-        coco = json.loads((folder / "annotations.json").read_bytes())
-        names = {c["id"]: str(c["name"]) for c in coco["categories"]}
-        marks: dict[int, list[tuple[list[float], str]]] = {picture["id"]: [] for picture in coco["images"]}
-        for mark in coco["annotations"]:
-            marks[mark["image_id"]].append((mark["bbox"], names[mark["category_id"]]))
-        files = [(picture["file_name"], picture["id"]) for picture in coco["images"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Rejected(Reason.BAD_INPUT, f"{folder}: no COCO-style annotations.json ({type(error).__name__}: {error})") from None
-    frames = []
-    for file, number in files:
-        image = cv2.imread(str(folder / file))
-        if image is None:
-            raise Rejected(Reason.BAD_INPUT, f"{folder / file}: not a readable picture")
-        boxes = np.array([box for box, _ in marks[number]], np.float32).reshape(-1, 4)
-        frames.append(AnnotatedFrame(file, image.astype(np.uint8, copy=False), boxes, tuple(label for _, label in marks[number])))
-    return frames
 
 
 def is_held_out(file: str) -> bool:

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
-from trainer.detector_data import AnnotatedFrame, Floats, Image, overlaps, read_frames
+from trainer.detector_data import overlaps
 from trainer.evaluate import wilson
 from trainer.folder import read_release
+from trainer.frames import AnnotatedFrame, Floats, Image, read_frames
 from trainer.measure import latencies
 
 IOU = 0.35

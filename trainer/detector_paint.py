@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from trainer.detector_data import Floats, Image, overlaps
+from trainer.detector_data import overlaps
+from trainer.frames import Floats, Image
 
 SIZE_PX = 320
 """Side of a training scene."""

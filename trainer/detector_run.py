@@ -13,11 +13,12 @@ from protocol import release
 from protocol.errors import Reason, Rejected
 from trainer import detector_eval
 from trainer.detector import fit_detector, load_run
-from trainer.detector_data import Teacher, build_library, held_out, read_frames
+from trainer.detector_data import Teacher, build_library, held_out
 from trainer.detector_net import SIZES, export
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_teach import DenseTeacher
 from trainer.folder import read_release, write_whole
+from trainer.frames import read_frames
 
 TIMES_FALSE = 2.0
 """The threshold lets through so many times the teacher's false positives: a bare face that is missed is a missed alarm, and many of

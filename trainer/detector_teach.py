@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protocol.errors import DeviceError
-from trainer.detector_data import Floats, Image
 from trainer.detector_loss import Targets, covered, inside
 from trainer.detector_net import OUTPUTS
+from trainer.frames import Floats, Image
 
 CLASSES, OBJECTS = (tuple(name for name in OUTPUTS if name.startswith(head)) for head in ("cls", "obj"))
 SEES = 0.5

@@ -15,6 +15,7 @@ from edge_agent.scene import Box
 from protocol.errors import Rejected
 from trainer import crops
 from trainer.data import NO_FACE, read_no_faces
+from trainer.frames import ANNOTATIONS_FILE
 
 
 def write_frame(folder: Path, boxes: list[tuple[list[float], int]]) -> None:
@@ -23,7 +24,7 @@ def write_frame(folder: Path, boxes: list[tuple[list[float], int]]) -> None:
     categories = [{"id": 1, "name": "with_mask"}, {"id": 2, "name": "without_mask"}, {"id": 3, "name": "mask_weared_incorrect"}]
     annotations = [{"id": n, "image_id": 7, "category_id": c, "bbox": box} for n, (box, c) in enumerate(boxes)]
     document = {"images": [{"id": 7, "file_name": "a.png"}], "annotations": annotations, "categories": categories}
-    (folder / crops.ANNOTATIONS_FILE).write_text(json.dumps(document))
+    (folder / ANNOTATIONS_FILE).write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("box", [(20.0, 30.0, 50.0, 60.0), (-10.0, -5.0, 80.4, 60.0), (250.0, 150.0, 90.0, 90.0), (100.0, 20.0, 180.0, 170.5)])
@@ -93,7 +94,7 @@ def test_the_command_writes_a_folder_of_them(tmp_path: Path) -> None:
 def test_both_detectors_find_faces() -> None:
     if not DATA.is_dir():
         missing("the face-mask data pack (MASKFLEET_DATA, or shared/data beside the repository)")
-    coco = json.loads((DATA / "frames_train" / crops.ANNOTATIONS_FILE).read_text())
+    coco = json.loads((DATA / "frames_train" / ANNOTATIONS_FILE).read_text())
     names = {image["id"]: image["file_name"] for image in coco["images"]}
     big = max(coco["annotations"], key=lambda a: a["bbox"][2] if a["category_id"] == 2 else 0)
     image = cv2.imread(str(DATA / "frames_train" / names[big["image_id"]]))

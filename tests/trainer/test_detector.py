@@ -14,11 +14,12 @@ from protocol.errors import DeviceError, Reason, Rejected
 from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest
 from trainer import detector_data, detector_release
 from trainer.detector import WEIGHTS_FILE, fit_detector, load_run
-from trainer.detector_data import Teacher, build_library, held_out, is_held_out, read_frames
+from trainer.detector_data import Teacher, build_library, held_out, is_held_out
 from trainer.detector_eval import NATIVE, evaluate_release, find, yunet_format
 from trainer.detector_net import OUTPUTS
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_run import run_detector
+from trainer.frames import read_frames
 
 TINY = DetectorRecipe(size="small", steps=4, batch=2)
 

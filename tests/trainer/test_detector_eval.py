@@ -4,9 +4,9 @@ import pytest
 
 from trainer import measure
 from trainer.detector_card import size_table, table
-from trainer.detector_data import AnnotatedFrame
 from trainer.detector_eval import NATIVE, Findings, average_precision, compare, find, match, summary
 from trainer.detector_net import SIZES, DetectorNet, export
+from trainer.frames import AnnotatedFrame
 
 
 def rows(*values):

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.detector_paint import SIZE_PX
-from trainer.detector_scene import clip, make_scene, move
+from trainer.detector_place import clip, move
+from trainer.detector_scene import make_scene
 
 LIBRARY = drawn_library()
 

@@ -15,7 +15,8 @@ from trainer.detector_batch import make_batch
 from trainer.detector_data import Scene
 from trainer.detector_loss import Targets, priors
 from trainer.detector_paint import SIZE_PX
-from trainer.detector_scene import askew, odd_scene
+from trainer.detector_place import askew
+from trainer.detector_scene import odd_scene
 from trainer.detector_teach import DenseTeacher, teaching_loss
 
 SHIPPED = ROOT / "edge_agent" / "models" / "detector" / "model.onnx"

@@ -1,0 +1,83 @@
+"""Faces of other pictures laid over a scene: where no face is, and in the place of those that are there."""
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from trainer.detector_data import CROP_PAD, Library, Scene, overlaps
+from trainer.detector_paint import SIZE_PX, face_px
+from trainer.detector_place import WINDOW, clip, join, move, placing, shrink_first
+from trainer.frames import Floats, Image
+
+
+def add_faces(library: Library, scene: Scene, rng: Generator) -> Scene:
+    """Face crops laid over a scene, with soft oval edges, where no face is yet."""
+    canvas = scene.image_HWC
+    parts = [scene]
+    for _ in range(int(rng.integers(1, 6))):
+        crop = library.crops[int(rng.integers(len(library.crops)))]
+        size = face_px(rng, 160)
+        box = crop.boxes_M4[0]
+        scale = size / float(np.sqrt(box[2] * box[3]))
+        is_flipped = bool(rng.random() < 0.5)
+        matrix = placing(box[:2] + box[2:] / 2, rng.uniform(0, SIZE_PX, 2).astype(np.float32), scale, is_flipped, rng)
+        boxes, landmarks = move(crop, matrix, is_flipped)
+        if any(len(part.boxes_M4) and overlaps(boxes[:1], part.boxes_M4).any() for part in parts):
+            continue
+        _blend(canvas, crop, matrix)
+        parts.append(Scene(canvas, *clip(boxes[:1], landmarks[:1], crop.is_face_M[:1], *WINDOW)))
+    return join(canvas, parts)
+
+
+def swap_faces(library: Library, scene: Scene, rng: Generator) -> Scene:
+    """Face crops laid over most faces of a scene, as large and about as bright: other people on the same shoulders."""
+    boxes_M4, landmarks_M10 = scene.boxes_M4.copy(), scene.landmarks_M10.copy()
+    for number in np.flatnonzero(scene.is_face_M & (rng.random(len(boxes_M4)) < 0.7)):
+        crop = library.crops[int(rng.integers(len(library.crops)))]
+        face, held = boxes_M4[number], crop.boxes_M4[0]
+        scale = float(np.sqrt(face[2:].prod() / held[2:].prod()) * rng.uniform(0.95, 1.2))
+        is_flipped = bool(rng.random() < 0.5)
+        matrix = placing(held[:2] + held[2:] / 2, face[:2] + face[2:] / 2, scale, is_flipped, rng)
+        _blend(scene.image_HWC, crop, matrix, _gain(scene.image_HWC, face, crop) ** rng.uniform(0, 1))
+        moved = move(crop, matrix, is_flipped)
+        boxes_M4[number], landmarks_M10[number] = moved[0][0], moved[1][0]
+    return Scene(scene.image_HWC, *clip(boxes_M4, landmarks_M10, scene.is_face_M, *WINDOW))
+
+
+def _gain(image: Image, face_4: Floats, crop: Scene) -> float:
+    """What makes the upper half of a crop's face, which no mask covers, as bright as that of another."""
+    other, own = (_upper_half(picture, box).mean() + 1 for picture, box in ((image, face_4), (crop.image_HWC, crop.boxes_M4[0])))
+    return float(np.clip(other / own, 0.4, 1.5))
+
+
+def _upper_half(image: Image, box_4: Floats) -> Image:
+    x, y, w, h = np.maximum(box_4, 0).astype(int)
+    return image[y : y + max(1, h // 2), x : x + max(1, w)]
+
+
+def _blend(canvas: Image, crop: Scene, matrix: NDArray[np.float64], gain: float = 1.0) -> None:
+    """Draws the face of a crop through `matrix` onto the canvas, its brightness times `gain`."""
+    height, width = crop.image_HWC.shape[:2]
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ matrix[:, :2].T + matrix[:, 2]
+    low, high = (np.clip(edge, 0, SIZE_PX).astype(int) for edge in (corners.min(0), np.ceil(corners.max(0))))
+    size = int(high[0] - low[0]), int(high[1] - low[1])
+    if min(size) == 0:
+        return
+    inner = matrix.copy()
+    inner[:, 2] -= low
+    share = cv2.warpAffine(_oval(crop), inner, size)[:, :, None]
+    face = cv2.warpAffine(*shrink_first(crop.image_HWC, inner), size) * np.float32(gain)
+    window = canvas[low[1] : high[1], low[0] : high[0]]
+    window[:] = np.clip(window * (1 - share) + face * share, 0, 255).astype(np.uint8)
+
+
+def _oval(crop: Scene) -> Floats:
+    """How much of each pixel of a crop is to be seen, [H, W]: the head, with soft edges, without the border of repeated pixels."""
+    height, width = crop.image_HWC.shape[:2]
+    x, y, w, h = crop.boxes_M4[0]
+    share = np.zeros((height, width), np.float32)
+    cv2.ellipse(share, (int(x + w / 2), int(y + h * 0.48)), (int(w * 0.62), int(h * 0.66)), 0, 0, 360, 1.0, -1)
+    border = int(height * CROP_PAD / (1 + 2 * CROP_PAD))
+    share[:border] = share[-border:] = share[:, :border] = share[:, -border:] = 0
+    return np.asarray(cv2.GaussianBlur(share, (0, 0), 5), np.float32)
