@@ -2,8 +2,9 @@
 
 Where the time of such a network goes was measured layer by layer in OpenCV's DNN on one x86 thread: the strided stem and
 the 1x1 convolutions at stride 8 are dear, depthwise 3x3 convolutions and everything at strides 16 and 32 are nearly
-free, 5x5 depthwise convolutions have no fast path. So channels are few and multiples of 8 up to stride 8, stages
-stride instead of pooling, and one 1x1 convolution feeds all four heads of a level.
+free, 5x5 depthwise convolutions have no fast path. So channels are few and multiples of 8 up to stride 8, and one 1x1
+convolution feeds all four heads of a level. Stages that stride with a depthwise convolution are the fastest, but then a small face's
+score depends on where it lies to the pixel; max pooling before the stage, as in YuNet, is worth more than the block it costs.
 """
 
 import copy
@@ -30,7 +31,9 @@ class Widths:
     stages: tuple[int, int, int, int, int]
     neck: int
     depths: tuple[int, int, int, int] = (0, 2, 2, 1)
-    """Blocks after the strided one, at strides 4, 8, 16 and 32."""
+    """Blocks after the first one, at strides 4, 8, 16 and 32."""
+    is_pooled: bool = False
+    """Whether maps are halved by max pooling, not by striding, from stride 4 on."""
 
 
 SIZES = {
@@ -38,6 +41,7 @@ SIZES = {
     "medium": Widths((16, 32, 48, 64, 64), 32),
     "deep": Widths((16, 32, 48, 96, 96), 48, (0, 2, 3, 1)),
     "large": Widths((16, 32, 64, 96, 96), 64),
+    "pooled": Widths((16, 32, 48, 96, 96), 48, (0, 1, 3, 1), is_pooled=True),
 }
 
 
@@ -51,8 +55,8 @@ def _block(width_in: int, width: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(_convolution(width_in, width_in, 3, stride, width_in), _convolution(width_in, width), nn.ReLU(inplace=True))
 
 
-def _stage(width_in: int, width: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(_block(width_in, width, stride=2), *(_block(width, width) for _ in range(depth)))
+def _stage(width_in: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(_block(width_in, width, stride), *(_block(width, width) for _ in range(depth)))
 
 
 class DetectorNet(nn.Module):
@@ -63,7 +67,9 @@ class DetectorNet(nn.Module):
         stem, *stages = widths.stages
         self.widths = widths
         self.stem = nn.Sequential(_convolution(3, stem, 3, stride=2), nn.ReLU(inplace=True))
-        self.stages = nn.ModuleList(_stage(a, b, depth) for (a, b), depth in zip(pairwise(widths.stages), widths.depths, strict=True))
+        strides = (2, 1, 1, 1) if widths.is_pooled else (2, 2, 2, 2)
+        sizes = zip(pairwise(widths.stages), widths.depths, strides, strict=True)
+        self.stages = nn.ModuleList(_stage(a, b, depth, stride) for (a, b), depth, stride in sizes)
         self.lateral = nn.ModuleList(_convolution(width, widths.neck) for width in stages[1:])
         self.smooth = nn.ModuleList(_block(widths.neck, widths.neck) for _ in STRIDES)
         maps = sum(HEADS.values())
@@ -86,7 +92,7 @@ class DetectorNet(nn.Module):
         x = self.stages[0](self.stem(images_NCHW))
         features = []
         for stage, lateral in zip(self.stages[1:], self.lateral, strict=True):
-            x = stage(x)
+            x = stage(nn.functional.max_pool2d(x, 2) if self.widths.is_pooled else x)
             features.append(lateral(x))
         for fine in (1, 0):
             features[fine] = features[fine] + nn.functional.interpolate(features[fine + 1], scale_factor=2.0, mode="nearest")

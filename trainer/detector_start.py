@@ -1,4 +1,4 @@
-"""An exported detector -> a network to train on: the training goes on from a release, in its size or in a larger one."""
+"""An exported detector -> a network to train on: the training goes on from a release, in its size or in another."""
 
 from collections.abc import Iterator
 
@@ -13,12 +13,12 @@ from trainer.detector_net import SIZES, STRIDES, DetectorNet
 
 
 def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
-    """Gives a network the weights of an exported one of its size or a smaller one, so that training can go on from a release.
+    """Gives a network the weights of an exported one, as far as it has room for them, so that training can go on from a release.
 
     The export folded each BatchNorm into its convolution. Here it gets statistics back from one batch (BGR, 0 to 1), and the scale and
-    shift that undo them: on that batch the network answers as the exported one, for nothing listens yet to the channels that are new,
-    and blocks that are new pass on what they get (after Chen et al., Net2Net, arXiv 1511.05641). Raises Rejected when the exported
-    network is of no known size or does not fit in.
+    shift that undo them. A network that is as large, or larger, answers on that batch as the exported one: nothing listens yet to the channels
+    that are new, and blocks that are new pass on what they get (after Chen et al., Net2Net, arXiv 1511.05641). What a smaller one has no
+    room for is left behind. Raises Rejected when the exported network is of no known size.
     """
     folded = _convolutions_of(exported)
     for widths in SIZES.values():
@@ -32,8 +32,6 @@ def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
     biases: list[Tensor] = []
     for name, part in parts:
         biases.append(_fill(part, *held.pop(name)) if name in held else _pass_on(part))
-    if held:
-        raise Rejected(Reason.BAD_INPUT, "the detector to start from is deeper than the one to train")
     network.stem[0][0].weight.data *= 255  # type: ignore[index]
     _unfold(network, iter(bias for (_, part), bias in zip(parts, biases, strict=True) if part.bias is None), images_NCHW)
 
@@ -62,14 +60,12 @@ def _in_pass(network: DetectorNet) -> list[tuple[str, nn.Conv2d]]:
 
 
 def _fill(part: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
-    """Puts a convolution into a wider one, whose further outputs stay as they are drawn; returns its bias."""
-    outputs, inputs = weight.shape[:2]
-    if any(held > own for held, own in zip(weight.shape, part.weight.shape, strict=True)):
-        raise Rejected(Reason.BAD_INPUT, "the detector to start from is wider than the one to train")
+    """Puts a convolution into another, whose further outputs stay as they are drawn; returns its bias."""
+    outputs, inputs = (min(pair) for pair in zip(weight.shape[:2], part.weight.shape[:2], strict=True))
     part.weight.data[:outputs] = 0
-    part.weight.data[:outputs, :inputs] = weight
+    part.weight.data[:outputs, :inputs] = weight[:outputs, :inputs]
     wide = torch.zeros(part.out_channels)
-    wide[:outputs] = bias
+    wide[:outputs] = bias[:outputs]
     if part.bias is not None:
         part.bias.data.copy_(wide)
     return wide
