@@ -19,10 +19,10 @@ def detector(
     data: Annotated[Path, typer.Argument(help="Folder with frames_train/ (COCO), faces/ and, to be scored, frames/.")],
     teacher: Annotated[Path, typer.Option(help="A detector in YuNet's format, which labels what nobody annotated.")],
     name: Annotated[str, typer.Option(help="Name of the run.")] = "detector",
-    size: Annotated[str, typer.Option(help="small, medium, deep or large.")] = "medium",
+    size: Annotated[str, typer.Option(help="small, medium, deep, large or pooled.")] = "medium",
     steps: Annotated[int, typer.Option(min=2)] = 10_000,
     start: Annotated[
-        Path | None, typer.Option(help="A detector's release, of this size or a smaller one, whose weights and mistakes the training begins with.")
+        Path | None, typer.Option(help="A detector's release, of any size, whose weights (as far as they fit) and mistakes the training begins with.")
     ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="The highest of the cycle.")] = 4e-3,
     plain_share: Annotated[float, typer.Option(min=0, max=1, help="The last part of the steps, in which scenes are plain views of frames.")] = 0.2,

@@ -29,8 +29,8 @@ LABELS_FILE, RESULTS_FILE = "labels.npz", "detector.json"
 def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, console: Console, start: Path | None = None) -> dict[str, Any]:
     """Trains in `run`, or goes on from its checkpoint, with a progress bar; then scores. Returns what `run`/detector.json holds.
 
-    `start` is a release of a detector of the same size or a smaller one: the training begins with its weights, and looks more
-    often at what it wrongly finds.
+    `start` is a release of a detector: the training begins with its weights, as far as they fit, and looks more often at what it
+    wrongly finds.
 
     `data` has frames_train/ (COCO-style), faces/ (index.csv) and, to be scored, frames/. Raises Rejected for a bad setting or
     folder, DeviceError for a teacher that OpenCV cannot load.

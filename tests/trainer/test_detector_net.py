@@ -13,11 +13,11 @@ from trainer.detector_release import answers, check_parity
 SHAPES = [(320, 320), (480, 288), (640, 384), (640, 640), (416, 352)]
 
 
-@pytest.fixture(scope="module")
-def network():
+@pytest.fixture(scope="module", params=["small", "pooled"])
+def network(request):
     """Untrained, but with answers that differ from place to place and scores on both sides of 0.5."""
     torch.manual_seed(3)
-    net = DetectorNet(SIZES["small"])
+    net = DetectorNet(SIZES[request.param])
     net(torch.rand(4, 3, 128, 128))  # gives BatchNorm statistics that are not 0 and 1
     for head in net.heads:
         head[1].bias.data[:2] = 0.0
@@ -81,7 +81,7 @@ def test_two_exports_are_the_same_bytes_and_say_nothing_of_this_machine(network)
     assert "BatchNormalization" not in {node.op_type for node in found.graph.node}
 
 
-@pytest.mark.parametrize("size", ["small", "medium", "deep"])
+@pytest.mark.parametrize("size", ["small", "medium", "deep", "pooled"])
 def test_sizes_that_may_ship_fit_into_200_kilobytes(size):
     assert len(export(DetectorNet(SIZES[size]))) <= 200_000
 
@@ -92,7 +92,7 @@ def test_opencv_and_torch_agree(network, model):
 
 def test_another_networks_file_is_no_parity(network, tmp_path):
     torch.manual_seed(4)
-    (tmp_path / "other.onnx").write_bytes(export(DetectorNet(SIZES["small"])))
+    (tmp_path / "other.onnx").write_bytes(export(DetectorNet(network.widths)))
     with pytest.raises(DeviceError, match="differs from torch"):
         check_parity(network, tmp_path / "other.onnx")
 
