@@ -67,11 +67,11 @@ def fit_detector(
     sums: dict[str, float] = {}
     network.train()
     for step, batch in enumerate(batches(library, recipe, teacher, done), done + 1):
-        maps_NPC, taught = network(batch.images_NCHW), len(batch.scores_TP)
+        maps_NPC, taught = network(batch.images_NCHW), len(batch.answers.score_TP)
         loss, losses = detection_loss(maps_NPC[taught:], places, batch.annotated, SIZE_PX)
         if taught:
-            unlike = teaching_loss(maps_NPC[:taught], batch.scores_TP, places, batch.taught)
-            loss, losses = loss + unlike, losses | {"like": float(unlike.detach())}
+            unlike = teaching_loss(maps_NPC[:taught], batch.answers, places, batch.taught)
+            loss, losses = loss + sum(unlike.values()), losses | {name: float(part.detach()) for name, part in unlike.items()}
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)

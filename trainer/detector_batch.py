@@ -14,7 +14,7 @@ from trainer.detector_data import Library, Scene
 from trainer.detector_loss import Targets
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_scene import make_scene, odd_scene
-from trainer.detector_teach import DenseTeacher
+from trainer.detector_teach import Answers, DenseTeacher
 
 AHEAD = 3
 """Batches that are made in advance."""
@@ -22,12 +22,12 @@ AHEAD = 3
 
 @dataclass(frozen=True)
 class Batch:
-    """Scenes: the first are learned from the teacher's scores, the others from the boxes in them."""
+    """Scenes: the first are learned from the teacher's answers, the others from the boxes in them."""
 
     images_NCHW: Tensor
     """BGR in 0 to 1."""
-    scores_TP: Tensor
-    """How sure the teacher is at each place of the first T."""
+    answers: Answers
+    """Of the teacher, on the first T."""
     taught: Targets
     """The regions of the first T."""
     annotated: Targets
@@ -40,10 +40,9 @@ def make_batch(library: Library, teacher: DenseTeacher | None, draws: list[Gener
     taught = [odd_scene(library, rng, is_plain=is_plain) for rng in draws[:count]]
     annotated = [make_scene(library, rng, is_plain=is_plain) for rng in draws[count:]]
     images_NHWC = torch.from_numpy(np.stack([scene.image_HWC for scene in (*taught, *annotated)]))
-    scores = [teacher.scores(scene.image_HWC) for scene in taught] if teacher else []
     return Batch(
         (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last),
-        torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, 0),
+        _ask(teacher, taught),
         _targets(taught),
         _targets(annotated),
     )
@@ -67,6 +66,13 @@ def batches(library: Library, recipe: DetectorRecipe, teacher: DenseTeacher | No
             if index < recipe.steps:
                 waiting.append(ahead.submit(make, index))
             yield ready
+
+
+def _ask(teacher: DenseTeacher | None, scenes: list[Scene]) -> Answers:
+    if not teacher or not scenes:
+        return Answers(torch.zeros(0, 0), torch.zeros(0, 0, 4))
+    score_TP, bbox_TP4 = (np.stack(part) for part in zip(*(teacher.look(scene.image_HWC) for scene in scenes), strict=True))
+    return Answers(torch.from_numpy(score_TP), torch.from_numpy(bbox_TP4))
 
 
 def _targets(scenes: list[Scene]) -> Targets:

@@ -17,6 +17,8 @@ WINDOW = 2
 """Half side of the window of candidate priors, in priors."""
 TOP = 10
 """The IoUs of so many best candidates, added up, say how many priors answer for a face."""
+BOX_WEIGHT = 5
+"""Of the boxes' loss beside the others, as in YuNet."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_p
     parts = {
         "cls": F.binary_cross_entropy_with_logits(found[:, 0], iou(boxes.detach(), true), reduction="sum") / number,
         "obj": F.binary_cross_entropy_with_logits(maps[:, 1], objectness, weight, reduction="sum") / number,
-        "box": 5 * eiou_loss(boxes, true).sum() / number,
+        "box": BOX_WEIGHT * eiou_loss(boxes, true).sum() / number,
         "kps": _landmark_loss(found[:, 6:], at, targets.landmarks_M10[face_Q]) / number,
     }
     return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}

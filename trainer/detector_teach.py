@@ -1,9 +1,11 @@
-"""How sure the teacher is at every place of any picture, and what it costs a student to be otherwise.
+"""What the teacher says at every place of any picture, and what it costs a student to say otherwise.
 
 Annotations say where faces are; the teacher also says how much everything else looks like one, and was trained on
 hundreds of times as many bare faces as are annotated here. Its answers need no annotation, so scenes may be as odd as one likes.
+Its boxes are a little larger and higher than those of annotators, by shares that are the same for masked and bare faces.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,49 +15,79 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from protocol.errors import DeviceError
-from trainer.detector_loss import Targets, covered, inside
+from trainer.detector_loss import BOX_WEIGHT, Targets, covered, decode, eiou_loss, inside
 from trainer.detector_net import OUTPUTS
 from trainer.frames import Floats, Image
 
-CLASSES, OBJECTS = (tuple(name for name in OUTPUTS if name.startswith(head)) for head in ("cls", "obj"))
+CLASSES, OBJECTS, BOXES = (tuple(name for name in OUTPUTS if name.startswith(head)) for head in ("cls", "obj", "bbox"))
+ASKED = (*CLASSES, *OBJECTS, *BOXES)
 SEES = 0.5
 """A teacher whose best answer within a known face is below this does not see it, and has nothing to say there."""
 SHOWS = 0.3
 """The loss is counted per place where the teacher's score is above this, as the annotated loss is per place that answers for a face."""
 LEAST = 1e-5
+MOVED, SIZED = (0.01, 0.065), (1.015, 0.95)
+"""From the teacher's boxes to those of the library, halfway to the annotators': the middle by these shares of the sides, the sides times these
+(medians of 1,500 faces that both see)."""
 
 
 class DenseTeacher:
-    """A network in YuNet's format, asked for its score at every place instead of its finds."""
+    """A network in YuNet's format, asked what it says at every place instead of what it finds."""
 
     def __init__(self, path: Path) -> None:
         """Raises DeviceError when OpenCV cannot load the file, or it is no such network."""
         try:
             self._network = cv2.dnn.readNetFromONNX(str(path))
-            self.scores(np.zeros((64, 64, 3), np.uint8))
+            self.look(np.zeros((64, 64, 3), np.uint8))
         except cv2.error as error:
             raise DeviceError(f"{path}: not a face detector that OpenCV can load ({str(error).splitlines()[0][:120]})") from None
 
-    def scores(self, image_HWC: Image) -> Floats:
-        """The root of class x objectness, [P], of a BGR picture whose sides are multiples of 32; P as in `DetectorNet.forward`."""
+    def look(self, image_HWC: Image) -> tuple[Floats, Floats]:
+        """The root of class x objectness, [P], and the raw boxes, [P, 4], of a BGR picture whose sides are multiples of 32.
+
+        P as in `DetectorNet.forward`.
+        """
         self._network.setInput(cv2.dnn.blobFromImage(image_HWC))
-        cls, obj = (np.concatenate([answer.ravel() for answer in self._network.forward(names)]) for names in (CLASSES, OBJECTS))
-        return np.asarray(np.sqrt(np.clip(cls * obj, 0, 1)), np.float32)
+        answers = dict(zip(ASKED, self._network.forward(ASKED), strict=True))
+        cls, obj = (np.concatenate([answers[name].ravel() for name in names]) for names in (CLASSES, OBJECTS))
+        boxes = np.concatenate([answers[name].reshape(-1, 4) for name in BOXES])
+        return np.asarray(np.sqrt(np.clip(cls * obj, 0, 1)), np.float32), boxes
 
 
-def teaching_loss(maps_NPC: Tensor, score_NP: Tensor, priors_P3: Tensor, regions: Targets) -> Tensor:
-    """The divergence of the student's scores from the teacher's, per place in which the teacher sees a face.
+@dataclass(frozen=True)
+class Answers:
+    """What the teacher says of each place of some scenes."""
 
-    Boxes stay those of the annotators, which are a little tighter. Known faces and regions to ignore count only where the teacher
-    sees them: one that misses masked faces must not teach that.
+    score_TP: Tensor
+    """Root of class x objectness."""
+    bbox_TP4: Tensor
+    """Boxes as the network gives them, to be decoded."""
+
+
+def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions: Targets) -> dict[str, Tensor]:
+    """How unlike the teacher's the student's scores are (their divergence), and how far its boxes are from where the teacher's should be.
+
+    Both count per place in which the teacher sees a face. Its boxes are moved to where the annotators would draw them. Known faces
+    and regions to ignore count only where the teacher sees them: one that misses masked faces must not teach that.
     """
-    score_NP = score_NP.clamp(LEAST, 1 - LEAST)
+    score_NP = answers.score_TP.clamp(LEAST, 1 - LEAST)
     log_NP = (F.logsigmoid(maps_NPC[..., 0]) + F.logsigmoid(maps_NPC[..., 1])) / 2
     other_NP = torch.log1p(-log_NP.exp().clamp(max=1 - LEAST))
     divergence_NP = score_NP * (score_NP.log() - log_NP) + (1 - score_NP) * ((1 - score_NP).log() - other_NP)
     heard_NP = _heard(score_NP, priors_P3, regions)
-    faces = score_NP[(score_NP > SHOWS) & heard_NP].sum()
-    return (divergence_NP * heard_NP).sum() / faces.clamp(min=1)
+    is_face_NP = (score_NP > SHOWS) & heard_NP
+    faces = score_NP[is_face_NP].sum().clamp(min=1)
+    at_Q3 = priors_P3[is_face_NP.nonzero()[:, 1]]
+    apart_Q = eiou_loss(decode(maps_NPC[is_face_NP][:, 2:6], at_Q3), _as_annotated(decode(answers.bbox_TP4[is_face_NP], at_Q3)))
+    return {"like": (divergence_NP * heard_NP).sum() / faces, "where": BOX_WEIGHT * (apart_Q * score_NP[is_face_NP]).sum() / faces}
+
+
+def _as_annotated(corners_Q4: Tensor) -> Tensor:
+    """The teacher's boxes as the annotators would have drawn them."""
+    side_Q2 = corners_Q4[:, 2:] - corners_Q4[:, :2]
+    middle_Q2 = (corners_Q4[:, 2:] + corners_Q4[:, :2]) / 2 + side_Q2 * torch.tensor(MOVED)
+    half_Q2 = side_Q2 * torch.tensor(SIZED) / 2
+    return torch.cat([middle_Q2 - half_Q2, middle_Q2 + half_Q2], 1)
 
 
 def _heard(score_NP: Tensor, priors_P3: Tensor, regions: Targets) -> Tensor:

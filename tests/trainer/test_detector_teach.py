@@ -1,4 +1,4 @@
-"""Learning from a teacher's scores. The teacher here is the detector that ships: it has YuNet's format."""
+"""Learning from a teacher's scores and boxes. The teacher here is the detector that ships: it has YuNet's format."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from edge_agent.demo_scene import DemoScene
 from protocol.errors import DeviceError
 from trainer.detector_batch import make_batch
 from trainer.detector_data import Scene
-from trainer.detector_loss import Targets, priors
+from trainer.detector_loss import Targets, corners, decode, priors
 from trainer.detector_paint import SIZE_PX
 from trainer.detector_place import askew
 from trainer.detector_scene import odd_scene
-from trainer.detector_teach import DenseTeacher, teaching_loss
+from trainer.detector_teach import MOVED, SIZED, Answers, DenseTeacher, teaching_loss
 
 SHIPPED = ROOT / "edge_agent" / "models" / "detector" / "model.onnx"
 SIZE = 128
@@ -32,6 +32,11 @@ def maps_of(score_NP: torch.Tensor) -> torch.Tensor:
     return maps_NPC.requires_grad_()
 
 
+def like(maps_NPC: torch.Tensor, score_NP: torch.Tensor, regions: Targets) -> torch.Tensor:
+    """What it costs a student that its scores differ from these."""
+    return teaching_loss(maps_NPC, Answers(score_NP, torch.zeros(*score_NP.shape, 4)), PLACES, regions)["like"]
+
+
 @pytest.fixture(scope="module")
 def teacher() -> DenseTeacher:
     return DenseTeacher(SHIPPED)
@@ -40,7 +45,7 @@ def teacher() -> DenseTeacher:
 def test_the_best_place_has_the_score_of_the_best_find(teacher: DenseTeacher) -> None:
     image = cv2.resize(DemoScene().at(3.0), (640, 384))
     best = cv2.FaceDetectorYN.create(str(SHIPPED), "", (640, 384), 0.3).detect(image)[1][:, 14].max()
-    scores_P = teacher.scores(image)
+    scores_P = teacher.look(image)[0]
     assert scores_P.shape == (80 * 48 + 40 * 24 + 20 * 12,)
     assert scores_P.max() == pytest.approx(best, abs=1e-4)
 
@@ -48,14 +53,35 @@ def test_the_best_place_has_the_score_of_the_best_find(teacher: DenseTeacher) ->
 def test_a_student_that_agrees_costs_nothing_and_any_other_is_drawn_to_the_teacher() -> None:
     taught_NP = torch.full((1, len(PLACES)), 0.02)
     taught_NP[0, 37] = 0.8
-    assert teaching_loss(maps_of(taught_NP), taught_NP, PLACES, NOTHING).item() == pytest.approx(0, abs=1e-3)
+    assert like(maps_of(taught_NP), taught_NP, NOTHING).item() == pytest.approx(0, abs=1e-3)
     student = maps_of(torch.full_like(taught_NP, 0.3))
-    loss = teaching_loss(student, taught_NP, PLACES, NOTHING)
+    loss = like(student, taught_NP, NOTHING)
     loss.backward()
     assert loss > 1
     assert (student.grad[0, 37, :2] < 0).all(), "the score rises where the teacher sees a face"
     assert (student.grad[0, :37, :2] > 0).all(), "and falls where it sees none"
-    assert (student.grad[..., 2:] == 0).all(), "boxes and landmarks are the annotators'"
+    assert (student.grad[..., 2:] == 0).all()
+
+
+def test_boxes_are_drawn_to_where_annotators_would_have_drawn_the_teachers() -> None:
+    score_NP, bbox_NP4 = torch.full((1, len(PLACES)), 0.02), torch.zeros(1, len(PLACES), 4)
+    score_NP[0, 37] = 0.8
+    bbox_NP4[0, 37] = torch.tensor([0.2, -0.1, 1.0, 1.2])
+    x1, y1, x2, y2 = decode(bbox_NP4[0, 37:38], PLACES[37:38])[0].tolist()
+    w, h = x2 - x1, y2 - y1
+    middle, side = ((x1 + x2) / 2 + MOVED[0] * w, (y1 + y2) / 2 + MOVED[1] * h), (w * SIZED[0], h * SIZED[1])
+    wanted = corners(torch.tensor([[middle[0] - side[0] / 2, middle[1] - side[1] / 2, *side]]))[0]
+    student = torch.zeros(1, len(PLACES), 16, requires_grad=True)
+    optimizer = torch.optim.Adam([student], 0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = teaching_loss(student, Answers(score_NP, bbox_NP4), PLACES, NOTHING)["where"]
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.2
+    torch.testing.assert_close(decode(student[0, 37:38, 2:6], PLACES[37:38])[0].detach(), wanted, atol=0.5, rtol=0)
+    assert (student[0, :37, 2:] == 0).all(), "where it sees no face, its boxes mean nothing"
+    assert (student[0, :, 6:] == 0).all(), "landmarks are learned elsewhere"
 
 
 @pytest.mark.parametrize("is_face", [True, False])
@@ -73,22 +99,23 @@ def test_where_the_teacher_misses_a_known_face_it_has_nothing_to_say(is_face: bo
         taught_NP = torch.full((1, len(PLACES)), 0.02)
         taught_NP[0, inside.nonzero()[0]] = seen
         student = maps_of(torch.full_like(taught_NP, 0.9))
-        teaching_loss(student, taught_NP, PLACES, known).backward()
+        like(student, taught_NP, known).backward()
         assert (student.grad[0, inside, 0] != 0).any() == is_heard
         assert (student.grad[0, ~inside, 0] != 0).all()
 
 
-def test_a_batch_holds_the_teachers_scores_of_its_first_scenes(teacher: DenseTeacher) -> None:
+def test_a_batch_holds_the_teachers_answers_of_its_first_scenes(teacher: DenseTeacher) -> None:
     batch, again = (make_batch(drawn_library(), teacher, [np.random.default_rng([3, n]) for n in range(4)], 0.5) for _ in range(2))
     assert batch.images_NCHW.shape == (4, 3, 320, 320)
-    assert torch.equal(batch.scores_TP, again.scores_TP)
-    for image_CHW, scores_P in zip(batch.images_NCHW, batch.scores_TP, strict=False):
-        image = (image_CHW.permute(1, 2, 0) * 255).round().byte().numpy()
-        np.testing.assert_allclose(teacher.scores(image), scores_P, atol=1e-4)
-    assert len(batch.scores_TP) == 2
+    assert torch.equal(batch.answers.score_TP, again.answers.score_TP)
+    for image_CHW, score_P, bbox_P4 in zip(batch.images_NCHW, batch.answers.score_TP, batch.answers.bbox_TP4, strict=False):
+        score, bbox = teacher.look((image_CHW.permute(1, 2, 0) * 255).round().byte().numpy())
+        np.testing.assert_allclose(score, score_P, atol=1e-4)
+        np.testing.assert_allclose(bbox, bbox_P4, atol=1e-3)
+    assert len(batch.answers.score_TP) == 2
     assert set(batch.taught.picture_M.tolist()) <= {0, 1}
     assert set(batch.annotated.picture_M.tolist()) <= {0, 1}, "counted from the first that is not taught"
-    assert len(make_batch(drawn_library(), None, [np.random.default_rng(0)], 0.5).scores_TP) == 0
+    assert len(make_batch(drawn_library(), None, [np.random.default_rng(0)], 0.5).answers.score_TP) == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
