@@ -103,11 +103,14 @@ class Journal:
             self._db.executemany("INSERT INTO log (rollout, epoch, at_s, event, camera, text) VALUES (?, ?, ?, ?, ?, ?)", lines)
 
     def unsent(self, most: int = 100) -> list[tuple[str, RolloutLog]]:
-        """Lines of the record that the broker has not acknowledged, the oldest first, each with its rollout."""
+        """Lines of the record that the broker has not acknowledged, the oldest first, each with its rollout.
+
+        A text that is too long for a message is cut here too: one line of an old journal must not silence all that follow.
+        """
         rows = self._db.execute(
             "SELECT rollout, epoch, seq, at_s, event, camera, text FROM log WHERE is_sent = 0 ORDER BY seq LIMIT ?", (most,)
         ).fetchall()
-        return [(row[0], RolloutLog(epoch=row[1], seq=row[2], at=utc(row[3]), event=row[4], camera=row[5], text=row[6])) for row in rows]
+        return [(row[0], RolloutLog(epoch=row[1], seq=row[2], at=utc(row[3]), event=row[4], camera=row[5], text=row[6][:500])) for row in rows]
 
     def mark_sent(self, seq: int) -> None:
         """The broker has all lines up to this one."""

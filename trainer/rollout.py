@@ -233,7 +233,7 @@ def _fates(state: Rollout) -> Counter[Fate]:
 def _phase_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
     if (before.phase, before.wave) != (after.phase, after.wave):
         where = f"wave {after.wave} of {len(after.plan.rules.waves)}"
-        yield Note(after.phase.value, text=": ".join(filter(None, [where, after.reason])))
+        yield Note(after.phase.value, text=": ".join(filter(None, [where, after.reason]))[:500])
 
 
 def _camera_notes(before: Rollout, after: Rollout) -> Iterator[Note]:

@@ -46,6 +46,11 @@ def test_what_was_written_is_read_after_a_kill(journal: Journal, tmp_path: Path)
     assert [line.seq for _, line in other.unsent()] == [second.seq]
 
 
+def test_a_line_too_long_for_a_message_is_read_all_the_same(journal: Journal) -> None:
+    journal.save(None, begun(), "shipment", [Note("paused", text="x" * 559), Note("running")], NOW_S, is_open=True)
+    assert [(line.event, len(line.text)) for _, line in journal.unsent()] == [("paused", 500), ("running", 0)]
+
+
 def test_only_changed_cameras_are_written_and_closed_rollouts_are_not_read(journal: Journal) -> None:
     state = begun()
     journal.save(None, state, "shipment", [], NOW_S, is_open=True)

@@ -65,6 +65,14 @@ def test_any_failure_in_the_first_wave_stops(bad: U) -> None:
     assert not fleet.of(Fate.COMMITTED)
 
 
+def test_a_long_reason_still_fits_into_the_record() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet.answer(fleet.of(Fate.UPDATING)[0], U.FAILED, reason="x" * 500)
+    assert fleet.state.phase is Phase.PAUSED
+    assert max(len(note.text) for note in fleet.notes) == 500
+
+
 def test_later_one_failure_among_many_passes_and_two_stop() -> None:
     fleet = Driver(100)
     fleet(Start)
