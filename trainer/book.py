@@ -62,9 +62,13 @@ class Book:
         self.changed = asyncio.Event()
 
     def load(self) -> None:
-        """Takes up what the journal holds; raises Rejected when it, or a release, cannot be read."""
+        """Takes up what the journal holds; raises Rejected when it, or a release, cannot be read.
+
+        A rollout that has begun is taken up even if its release has expired or its key is trusted no more: the cameras judge, and
+        a coordinator that did not start could neither stop it nor take it back.
+        """
         for state, shipment in self._journal.load():
-            self.entries[state.plan.rollout] = Entry(state, self._shelf.get(shipment))
+            self.entries[state.plan.rollout] = Entry(state, self._shelf.read(shipment))
             self._owe(state.plan.rollout, tuple(owed(state)))
 
     def hear(self, *events: Event) -> None:

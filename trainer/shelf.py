@@ -19,7 +19,7 @@ from trainer.keys import read_private, sign
 
 @dataclass(frozen=True)
 class Shipment:
-    """A signed release, read and checked."""
+    """A signed release as it was read; whether it may be shipped today is for `check` to say."""
 
     manifest: Manifest
     manifest_bytes: bytes = field(repr=False)
@@ -37,31 +37,29 @@ class Shipment:
         """What the model is called in topics."""
         return self.manifest.digest[:SHORT_DIGEST]
 
+    def check(self, trusted: TrustedKeys, now: datetime) -> None:
+        """Raises Rejected unless the release is signed by one of the trusted keys (if any are given), in date, and fit to be asked for."""
+        if trusted:
+            self.signature.check(self.manifest_bytes, trusted, now)
+        if not self.manifest.chunks:
+            raise Rejected(Reason.BAD_RELEASE, f"release {self.manifest.name} {self.manifest.version}: its manifest names no chunks; sign it again")
+        self.manifest.check_date(now)
+        self.desired("x" * 64, 0, hold=True)
+
     def desired(self, rollout: str, attempt: int, hold: bool) -> Desired:
         """What is said to a camera that should have it."""
         return Desired.of(rollout, attempt, self.manifest_bytes, self.signature, hold)
 
 
-def read_shipment(folder: Path, trusted: TrustedKeys) -> Shipment:
-    """A release that is signed (by one of the trusted keys, if any are given), in date, and that cameras can be asked for.
-
-    Raises Rejected.
-    """
+def read_shipment(folder: Path) -> Shipment:
+    """A signed release, its digest checked, its signature and its date not; raises Rejected."""
     manifest, model = read_release(folder)
     signature_file = folder / SIGNATURE_FILE
     if not signature_file.is_file():
         raise Rejected(Reason.BAD_SIGNATURE, f"{folder}: not signed; `maskfleet-trainer sign {folder} --key KEY` does that")
     manifest_bytes = (folder / MANIFEST_FILE).read_bytes()
     signature = Signature.parse(signature_file.read_bytes())
-    now = datetime.now(UTC)
-    if trusted:
-        signature.check(manifest_bytes, trusted, now)
-    if not manifest.chunks:
-        raise Rejected(Reason.BAD_RELEASE, f"{folder}: its manifest names no chunks; sign it again")
-    manifest.check_date(now)
-    shipment = Shipment(manifest, manifest_bytes, signature, model.read_bytes())
-    shipment.desired("x" * 64, 0, hold=True)
-    return shipment
+    return Shipment(manifest, manifest_bytes, signature, model.read_bytes())
 
 
 class Shelf:
@@ -74,7 +72,8 @@ class Shelf:
 
     def put(self, folder: Path) -> Shipment:
         """Copies a release onto the shelf, whole or not at all; raises Rejected when it may not be shipped."""
-        shipment = read_shipment(folder, self._trusted)
+        shipment = read_shipment(folder)
+        shipment.check(self._trusted, datetime.now(UTC))
         target = self._folder / shipment.name
         if not target.is_dir():
             half = target.with_suffix(".part")
@@ -87,11 +86,17 @@ class Shelf:
         return shipment
 
     def get(self, name: str) -> Shipment:
-        """A release by its name; raises Rejected when it is not there, or may not be shipped any more."""
+        """A release that is to be shipped from now on; raises Rejected when it is not there, or may not be shipped any more."""
+        shipment = self.read(name)
+        shipment.check(self._trusted, datetime.now(UTC))
+        return shipment
+
+    def read(self, name: str) -> Shipment:
+        """A release that was found good when its rollout began, whatever has expired since; raises Rejected when it is not there, or damaged."""
         if not SEGMENT.fullmatch(name) or not (self._folder / name).is_dir():
             raise Rejected(Reason.BAD_RELEASE, f"release {name!r}: not on the shelf {self._folder}")
         if name not in self._read:
-            self._read[name] = read_shipment(self._folder / name, self._trusted)
+            self._read[name] = read_shipment(self._folder / name)
         return self._read[name]
 
 

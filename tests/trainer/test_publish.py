@@ -32,7 +32,7 @@ def shipment(tmp_path: Path, classifier_release: Path) -> Shipment:
     (folder / MANIFEST_FILE).write_bytes(own.encode())
     (folder / MODEL_FILE).write_bytes(model)
     keys.sign(folder, Ed25519PrivateKey.generate(), 1, None, "0", CHUNK)
-    return read_shipment(folder, {})
+    return read_shipment(folder)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,74 @@
+"""The coordinator's book: a rollout that has begun is taken up again, and what begins anew is checked anew."""
+
+import shutil
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Self
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from protocol.errors import Reason, Rejected
+from protocol.signature import TrustedKeys, public_text, trusted_keys
+from trainer import keys
+from trainer.book import Book, StartArgs
+from trainer.journal import Journal
+from trainer.rollout_state import Abort
+from trainer.shelf import Shelf
+
+KEY = Ed25519PrivateKey.generate()
+TRUSTED = trusted_keys([public_text(KEY.public_key())])
+OTHERS = trusted_keys([public_text(Ed25519PrivateKey.generate().public_key())])
+
+
+class NextWeek(datetime):
+    """A clock after the release has expired."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(days=7)
+
+
+def book(folder: Path, trusted: TrustedKeys = TRUSTED) -> Book:
+    """A coordinator's, as after a start; one that was there before was killed."""
+    journal = Journal(folder / "rollouts.sqlite", lambda: 1000.0)
+    assert journal.take() == ""
+    own = Book(journal, Shelf(folder / "releases", trusted), lambda: 1000.0)
+    own.load()
+    return own
+
+
+def release(folder: Path, classifier_release: Path, counter: int = 7) -> str:
+    """The name of a release on the shelf that is good for a day."""
+    copy = shutil.copytree(classifier_release, folder / f"signed-{counter}")
+    keys.sign(copy, KEY, counter, datetime.now(UTC) + timedelta(days=1), "0", 32 * 1024)
+    return Shelf(folder / "releases", TRUSTED).put(copy).name
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_a_coordinator_starts_again_after_its_release_has_expired_or_its_key_is_trusted_no_more(
+    tmp_path: Path, classifier_release: Path, is_late: bool, monkeypatch
+) -> None:
+    name = release(tmp_path, classifier_release)
+    rollout = book(tmp_path).start(StartArgs(release=name))
+    if is_late:
+        monkeypatch.setattr("trainer.shelf.datetime", NextWeek)
+    again = book(tmp_path, TRUSTED if is_late else OTHERS)
+    assert list(again.entries) == [rollout]
+    again.do(rollout, Abort(1000.0))
+    with pytest.raises(Rejected) as caught:
+        again.start(StartArgs(release=name))
+    assert caught.value.reason is (Reason.EXPIRED if is_late else Reason.UNKNOWN_KEY)
+
+
+def test_a_release_that_was_read_before_is_checked_at_each_start_and_way_back(tmp_path: Path, classifier_release: Path, monkeypatch) -> None:
+    own, name, old = book(tmp_path), release(tmp_path, classifier_release), release(tmp_path, classifier_release, 8)
+    rollout = own.start(StartArgs(release=name))
+    with pytest.raises(Rejected, match="way back"):
+        own.roll_back(rollout, old, "")  # it is the same model: refused, but read
+    monkeypatch.setattr("trainer.shelf.datetime", NextWeek)
+    with pytest.raises(Rejected, match="expired"):
+        own.roll_back(rollout, old, "")
+    own.do(rollout, Abort(1000.0))
+    with pytest.raises(Rejected, match="expired"):
+        own.start(StartArgs(release=name))
