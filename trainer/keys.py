@@ -91,17 +91,6 @@ def sign(
     return signed
 
 
-def verify(folder: Path, trusted: TrustedKeys, now: datetime) -> tuple[Manifest, Signature]:
-    """The manifest and signature of a release that a camera with these keys would take today; raises Rejected."""
-    manifest, _ = read_release(folder)
-    if not (folder / SIGNATURE_FILE).is_file():
-        raise Rejected(Reason.BAD_SIGNATURE, f"{folder}: not signed; `maskfleet-trainer sign {folder} --key KEY` does that")
-    signature = Signature.parse((folder / SIGNATURE_FILE).read_bytes())
-    signature.check((folder / MANIFEST_FILE).read_bytes(), trusted, now)
-    manifest.check_date(now)
-    return manifest, signature
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -64,9 +64,12 @@ def verify(
     key: Annotated[list[str], typer.Option(help="A trusted public key: base64, or a .pub file.")],
 ) -> None:
     """Looks whether cameras that trust these keys would take a release today."""
-    from trainer import keys as own
+    from trainer.keys import read_public
+    from trainer.shelf import read_shipment
 
-    manifest, signature = own.verify(release, own.read_public(key), datetime.now(UTC))
+    shipment = read_shipment(release)
+    shipment.check(read_public(key), datetime.now(UTC))
+    manifest, signature = shipment.manifest, shipment.signature
     ends = f"until {manifest.expires:%Y-%m-%d}" if manifest.expires else "for ever"
     out.print(f"{release}: {manifest.name} {manifest.version}, counter {manifest.counter}, signed by {signature.key}, good {ends}", highlight=False)
 

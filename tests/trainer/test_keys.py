@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from protocol.errors import Reason, Rejected
 from protocol.release import Manifest
+from protocol.signature import Signature
 from trainer.__main__ import app
 from trainer.keys import read_private, read_public
 
@@ -94,3 +95,11 @@ def test_a_release_that_would_not_fit_is_not_signed(tmp_path: Path, release: Pat
     before = (release / "manifest.json").read_bytes()
     assert refusal("sign", release, "--key", tmp_path / "owner.key", "--chunk-bytes", 4096).reason is Reason.TOO_LARGE
     assert (release / "manifest.json").read_bytes() == before
+
+
+def test_what_the_coordinator_would_not_ship_is_not_verified_either(tmp_path: Path, release: Path) -> None:
+    """A signature made by hand, over a manifest that names no chunks."""
+    run("keys", "new", tmp_path / "owner")
+    manifest = (release / "manifest.json").read_bytes()
+    (release / "manifest.sig").write_bytes(Signature.make(manifest, read_private(tmp_path / "owner.key")).encode())
+    assert "no chunks" in str(refusal("verify", release, "--key", tmp_path / "owner.pub"))
