@@ -101,6 +101,13 @@ class Book:
                 return entry.shipment
         return None
 
+    def ships_to(self, short_digest: str, camera: str) -> bool:
+        """Whether a camera, `site/camera`, is in a rollout of this model: a model that was signed again may be in two."""
+        return any(
+            entry.shipment.short_digest == short_digest and entry.state.phase not in CLOSED and camera in entry.state.cameras
+            for entry in self.entries.values()
+        )
+
     def start(self, args: StartArgs) -> str:
         """Begins a rollout and returns its name; raises Rejected when another is under way, or the release may not be shipped."""
         if (busy := self.under_way()) is not None:

@@ -27,21 +27,32 @@ MAX_WAITING = 10_000
 
 Find = Callable[[str], Shipment | None]
 """The release that is being rolled out under a short digest, if there is one."""
+Belongs = Callable[[str, str], bool]
+"""Whether a model, by its short digest, is being rolled out to a camera, `site/camera`."""
 
 
 class Publisher:
-    """Serves chunks of the releases that `find` knows; `bytes_sent` counts what the broker took."""
+    """Serves chunks of the releases that `find` knows to the cameras that `belongs` knows; `bytes_sent` counts what the broker took."""
 
-    def __init__(self, link: Link, base: str, find: Find, rate_bytes_s: float = RATE_BYTES_S, is_telling: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        link: Link,
+        base: str,
+        find: Find,
+        belongs: Belongs,
+        rate_bytes_s: float = RATE_BYTES_S,
+        is_telling: Callable[[], bool] = lambda: False,
+    ) -> None:
         """`is_telling` says whether more cameras are about to hear of a release: their wishes are waited for."""
         self._link = link
         self._base = base
         self._find = find
+        self._belongs = belongs
         self._rate_bytes_s = rate_bytes_s
         self._is_telling = is_telling
         self._next_s = 0.0
         self._wishes: dict[str, set[int]] = defaultdict(set)
-        self._wished: Counter[tuple[str, str, str]] = Counter()
+        self._wished: Counter[tuple[str, str]] = Counter()
         self._heard_s = 0.0
         self._parts = 1
         self._is_proven = False
@@ -58,15 +69,15 @@ class Publisher:
 
     async def _listen(self, wants: AsyncIterator[Received[Want]]) -> None:
         async for address, want, _ in wants:
-            shipment = self._find(address.release)
-            if shipment is None:
-                log.debug("%s/%s wishes for a model that is not being rolled out", want.site, want.camera)
+            camera, shipment = f"{want.site}/{want.camera}", self._find(address.release)
+            if shipment is None or not self._belongs(address.release, camera):  # patience with invented names would have no end
+                log.debug("%s wishes for a model that is not being rolled out to it", camera)
                 continue
             total = len(shipment.manifest.chunks)
-            who = (address.release, want.site, want.camera)
+            who = (address.release, camera)
             self._wished[who] += len(want.chunks)
             if self._wished[who] > PATIENCE * total:
-                log.warning("%s/%s has wished for %d chunks of a model of %d: not served any more", want.site, want.camera, self._wished[who], total)
+                log.warning("%s has wished for %d chunks of a model of %d: not served any more", camera, self._wished[who], total)
                 continue
             self._wishes[address.release] |= {number for number in want.chunks if number < total}
             self._heard_s = asyncio.get_running_loop().time()

@@ -72,7 +72,9 @@ class Coordinator:
         presence = Presence(self._fleet, self._on_connection, CoordinatorStatus)
         self._link = Link(settings.broker, f"{settings.base}-coordinator", presence)
         self._mouth = Mouth(self._link, settings.base, self._book, self._journal, time.time)
-        self._publisher = Publisher(self._link, settings.base, self._book.find, settings.rate_bytes_s, lambda: bool(self._book.tells))
+        self._publisher = Publisher(
+            self._link, settings.base, self._book.find, self._book.ships_to, settings.rate_bytes_s, lambda: bool(self._book.tells)
+        )
         self._heard: list[Event] = []
         self._connected = asyncio.Event()
         self._answered: deque[RolloutAck] = deque(maxlen=REMEMBERED)

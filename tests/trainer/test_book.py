@@ -13,7 +13,7 @@ from protocol.signature import TrustedKeys, public_text, trusted_keys
 from trainer import keys
 from trainer.book import Book, StartArgs
 from trainer.journal import Journal
-from trainer.rollout_state import Abort
+from trainer.rollout_state import Abort, Heard
 from trainer.shelf import Shelf
 
 KEY = Ed25519PrivateKey.generate()
@@ -72,3 +72,15 @@ def test_a_release_that_was_read_before_is_checked_at_each_start_and_way_back(tm
     own.do(rollout, Abort(1000.0))
     with pytest.raises(Rejected, match="expired"):
         own.start(StartArgs(release=name))
+
+
+def test_a_model_is_shipped_to_the_cameras_of_its_rollout_until_that_ends(tmp_path: Path, classifier_release: Path) -> None:
+    own = book(tmp_path)
+    rollout = own.start(StartArgs(release=release(tmp_path, classifier_release), select=("hall/*",)))
+    own.hear(Heard(1000.0, "hall/door"), Heard(1000.0, "yard/door"))
+    model = own.entries[rollout].shipment.short_digest
+    cameras = ("hall/door", "yard/door", "hall/invented")
+    assert [own.ships_to(model, camera) for camera in cameras] == [True, False, False]
+    assert not own.ships_to("0" * 32, "hall/door")
+    own.do(rollout, Abort(1000.0))
+    assert not own.ships_to(model, "hall/door")

@@ -46,7 +46,13 @@ async def served(port: int, shipment: Shipment):
 
     async with Link(Broker(port=port), "coordinator") as link, aiomqtt.Client("127.0.0.1", port) as client:
         await link.wait_online()
-        publisher = Publisher(link, "maskfleet", lambda short: shipment if short == shipment.short_digest else None, rate_bytes_s=1e6)
+        publisher = Publisher(
+            link,
+            "maskfleet",
+            lambda short: shipment if short == shipment.short_digest else None,
+            lambda _, camera: camera in ("s/a", "s/b"),
+            rate_bytes_s=1e6,
+        )
         tasks = [asyncio.create_task(publisher.run()), asyncio.create_task(listen(client))]
         await client.subscribe(f"maskfleet-release/{shipment.short_digest}/chunk/+", qos=1)
         await asyncio.sleep(0.2)
@@ -71,7 +77,7 @@ async def test_the_union_of_the_wishes_is_sent_once(mosquitto, shipment: Shipmen
     async with served(mosquitto.port, shipment) as (client, publisher, got):
         await wish(client, shipment, 0, 1, camera="a")
         await wish(client, shipment, 1, 2, 3, camera="b")
-        await wish(client, shipment, 9999, camera="hostile")
+        await wish(client, shipment, 9999, camera="b")
         await until(lambda: len(got) >= 4)
         await asyncio.sleep(1.5)
         assert Counter(piece.number for piece, _ in got) == {0: 1, 1: 1, 2: 1, 3: 1}
@@ -89,6 +95,17 @@ async def test_only_what_is_being_shipped_is_served_and_nobody_is_served_for_eve
         await wish(client, shipment, 0, 1, 2, 3)
         await asyncio.sleep(2)
         assert publisher.bytes_sent == SIZE
+
+
+async def test_names_that_are_in_no_rollout_are_neither_served_nor_counted(mosquitto, shipment: Shipment) -> None:
+    async with served(mosquitto.port, shipment) as (client, publisher, got):
+        for number in range(50):
+            await wish(client, shipment, 0, 1, camera=f"invented-{number}")
+        await wish(client, shipment, 2, camera="a")
+        await until(lambda: got)
+        await asyncio.sleep(1.5)
+        assert [piece.number for piece, _ in got] == [2]
+        assert list(publisher._wished) == [(shipment.short_digest, "s/a")]
 
 
 @pytest.mark.parametrize("limit", ["message_size_limit 20000", "max_packet_size 20000"])
