@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,6 +23,7 @@ from trainer.detector_paint import SIZE_PX
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_start import restore
 from trainer.detector_teach import DenseTeacher, teaching_loss
+from trainer.folder import write_whole
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -90,17 +93,24 @@ def _check_run(run: Path, recipe: DetectorRecipe, pictures: dict[str, int]) -> N
     run.mkdir(parents=True, exist_ok=True)
     wanted = {"kind": "detector", "recipe": asdict(recipe), "pictures": pictures, "threads": torch.get_num_threads()}
     if (run / CONFIG_FILE).exists():
-        held = json.loads((run / CONFIG_FILE).read_bytes())
+        held = _read_config(run)
         if {name: held.get(name) for name in wanted} != wanted:
             raise Rejected(Reason.BAD_INPUT, f"{run}: holds a training with other settings; name another run, or the same settings to go on")
         return
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    (run / CONFIG_FILE).write_text(json.dumps({**wanted, "created": created}, indent=1))
+    write_whole(run / CONFIG_FILE, json.dumps({**wanted, "created": created}, indent=1).encode())
+
+
+def _read_config(run: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run / CONFIG_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{run / CONFIG_FILE}: damaged ({type(error).__name__}); name another run") from None
 
 
 def _save_state(run: Path, step: int, parts: dict[str, object], average: AveragedModel) -> None:
     weights = {name: tensor.contiguous() for name, tensor in average.module.state_dict().items()}
-    save_file(weights, run / WEIGHTS_FILE)
+    write_whole(run / WEIGHTS_FILE, save(weights))
     torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, run / (STATE_FILE + ".part"))  # type: ignore[attr-defined]
     (run / (STATE_FILE + ".part")).replace(run / STATE_FILE)
 
@@ -134,5 +144,5 @@ def load_run(run: Path) -> Trained:
         network = DetectorNet(SIZES[size])
         network.load_state_dict(load_file(run / WEIGHTS_FILE))
         return Trained(network.eval(), size, dict(config["pictures"]), datetime.fromisoformat(config["created"]))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{run}: holds no trained detector ({str(error).splitlines()[0][:120]})") from None

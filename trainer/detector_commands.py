@@ -7,7 +7,7 @@ import typer
 
 from trainer.console import err, out, show
 
-DETECTOR_KIND = '"kind": "detector"'
+DETECTOR_KIND = b'"kind": "detector"'
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def export_detector_run(run: Path, to: Path, version: str, name: str) -> None:
 def is_detector_run(run: Path) -> bool:
     """Whether a run folder is of a detector."""
     config = run / "config.json"
-    return config.is_file() and DETECTOR_KIND in config.read_text(encoding="utf-8")
+    return config.is_file() and DETECTOR_KIND in config.read_bytes()
 
 
 def show_detector(document: dict[str, Any], as_json: bool) -> None:

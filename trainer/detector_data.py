@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import io
+import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
+from trainer.folder import write_whole
 from trainer.frames import AnnotatedFrame, Floats, Image, read_frames
 
 SURE = 0.8
@@ -186,20 +189,31 @@ class _Labels:
 
     def __init__(self, teacher: Teacher, cache: Path) -> None:
         self._teacher, self._cache = teacher, cache
-        self._rows: dict[str, Floats] = {}
-        if cache.is_file():
-            with np.load(cache, allow_pickle=False) as stored:
-                if str(stored["digest"]) == teacher.digest:
-                    self._rows = {name: stored[name] for name in stored.files if name != "digest"}
+        self._rows, self._is_new = _stored(cache, teacher.digest), False
 
     def of(self, name: str, image: Image, sides_px: tuple[int, ...]) -> Floats:
         if name not in self._rows:
-            self._rows[name] = self._teacher.label(image, sides_px)
+            self._rows[name], self._is_new = self._teacher.label(image, sides_px), True
         return self._rows[name]
 
     def save(self) -> None:
+        """Writes the file again where it lacks something."""
+        if not self._is_new:
+            return
+        written = io.BytesIO()
+        np.savez_compressed(written, digest=np.array(self._teacher.digest), **self._rows)  # type: ignore[arg-type]
         self._cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(self._cache, digest=np.array(self._teacher.digest), **self._rows)  # type: ignore[arg-type]
+        write_whole(self._cache, written.getvalue())
+
+
+def _stored(cache: Path, digest: str) -> dict[str, Floats]:
+    """The rows that this teacher left; none where the file is missing, another teacher's or damaged: labels can be made again."""
+    try:
+        with np.load(io.BytesIO(cache.read_bytes()), allow_pickle=False) as stored:
+            is_this_teachers = str(stored["digest"]) == digest
+            return {name: stored[name] for name in stored.files if name != "digest"} if is_this_teachers else {}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {}
 
 
 def _read_crops(folder: Path) -> Iterator[tuple[str, str, Image]]:

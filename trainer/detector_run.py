@@ -58,7 +58,7 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
 def score_detector(data: Path, teacher: Path, run: Path) -> dict[str, Any]:
     """Threshold (on held-out frames) and scores (on `data`/frames) of a trained run, as written to `run`/detector.json."""
     model = run / release.MODEL_FILE
-    model.write_bytes(export(load_run(run).network))
+    write_whole(model, export(load_run(run).network))
     frames = held_out(data)
     threshold = round(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE), 2)
     results: dict[str, Any] = {"threshold": threshold, "held_out": detector_eval.compare(model, threshold, teacher, frames)}

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest
 from trainer import detector_data, detector_release
-from trainer.detector import WEIGHTS_FILE, fit_detector, load_run
+from trainer.detector import CONFIG_FILE, WEIGHTS_FILE, fit_detector, load_run
+from trainer.detector_commands import is_detector_run
 from trainer.detector_data import Teacher, build_library, held_out, is_held_out
 from trainer.detector_eval import NATIVE, evaluate_release, find, yunet_format
 from trainer.detector_net import OUTPUTS
@@ -52,6 +53,71 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path):
 def test_an_empty_folder_is_no_run(tmp_path):
     with pytest.raises(Rejected, match="holds no trained detector"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize("file", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_file_that_is_cut_short_is_no_run(tmp_path, file):
+    train(tmp_path)
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:40])
+    with pytest.raises(Rejected, match="holds no trained detector"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"kind": "det', b"[1]", b"\xff"])
+def test_a_run_whose_configuration_is_damaged_is_refused_in_one_line(tmp_path, damaged):
+    (tmp_path / CONFIG_FILE).write_bytes(damaged)
+    assert not is_detector_run(tmp_path)
+    with pytest.raises(Rejected, match="damaged") as caught:
+        train(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_of_a_run_is_ever_half_written(tmp_path, monkeypatch):
+    """What is at work when the power fails has another name than what is read later."""
+    written = []
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data, real=Path.write_bytes: written.append(path.name) or real(path, data))
+    train(tmp_path)
+    assert written == [f"{CONFIG_FILE}.part", f"{WEIGHTS_FILE}.part"]
+
+
+class Says:
+    """A teacher that sees one face in every picture, and counts how many it was shown."""
+
+    digest = "one"
+
+    def __init__(self):
+        self.shown = 0
+
+    def label(self, image_HWC, sides_px):
+        self.shown += 1
+        return np.full((1, 15), 0.9, np.float32)
+
+
+def label_one(cache):
+    """How many pictures the teacher was shown for the labels of one."""
+    teacher = Says()
+    labels = detector_data._Labels(teacher, cache)
+    assert labels.of("a", np.zeros((8, 8, 3), np.uint8), (8,)).shape == (1, 15)
+    labels.save()
+    return teacher.shown
+
+
+def test_labels_are_written_when_there_is_a_new_one_and_only_then(tmp_path):
+    cache = tmp_path / "run" / "labels.npz"
+    assert label_one(cache) == 1
+    first = cache.stat().st_mtime_ns
+    assert label_one(cache) == 0
+    assert cache.stat().st_mtime_ns == first
+    assert [path.name for path in cache.parent.iterdir()] == ["labels.npz"]
+
+
+@pytest.mark.parametrize("left", [0, 3, 200, -30])
+def test_labels_in_a_damaged_file_are_made_again(tmp_path, left):
+    cache = tmp_path / "labels.npz"
+    label_one(cache)
+    cache.write_bytes(cache.read_bytes()[:left])
+    assert label_one(cache) == 1
+    assert label_one(cache) == 0
 
 
 def test_an_unknown_size_is_refused(tmp_path):
