@@ -133,6 +133,6 @@ class Publisher:
             except (LinkError, TimeoutError) as error:
                 self._is_proven = self._parts * 2 > MAX_PARTS  # then it is not the size
                 self._parts = 1 if self._is_proven else self._parts * 2
-                log.warning("the broker did not pass a chunk on (%s); from now on each goes in %d parts", error or "no echo", self._parts)
+                log.warning("the broker did not pass a chunk on (%s); from now on each goes in %d parts", str(error) or "no echo", self._parts)
                 raise LinkError("not passed on") from None
         self._is_proven = True

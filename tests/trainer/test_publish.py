@@ -109,7 +109,7 @@ async def test_names_that_are_in_no_rollout_are_neither_served_nor_counted(mosqu
 
 
 @pytest.mark.parametrize("limit", ["message_size_limit 20000", "max_packet_size 20000"])
-async def test_a_broker_that_refuses_whole_chunks_gets_halves(tmp_path: Path, shipment: Shipment, limit: str, monkeypatch) -> None:
+async def test_a_broker_that_refuses_whole_chunks_gets_halves(tmp_path: Path, shipment: Shipment, limit: str, monkeypatch, caplog) -> None:
     """mosquitto drops what is over the first limit in silence, and ends the connection over the second."""
     monkeypatch.setattr("trainer.publish.ECHO_S", 2)
     if MOSQUITTO is None:
@@ -133,5 +133,7 @@ async def test_a_broker_that_refuses_whole_chunks_gets_halves(tmp_path: Path, sh
 
             await until(is_whole)
             assert b"".join(whole[number] for number in sorted(whole)) == shipment.model
+        assert "did not pass a chunk on ()" not in caplog.text
+        assert "did not pass a chunk on (" in caplog.text
     finally:
         mosquitto.stop()
