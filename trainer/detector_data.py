@@ -122,10 +122,14 @@ def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | 
 
     The labels are kept in `cache`, so that a training that is resumed does not make them again. Crops that were cut from the
     frames are left out: some would show held-out frames. Views are also centred on what an `earlier` detector wrongly finds.
-    Raises Rejected when a folder is missing or not as expected.
+    Raises Rejected when a folder is missing or not as expected, before anything is labelled where it can.
     """
     labels = _Labels(teacher, cache)
     annotated = [frame for frame in read_frames(data / "frames_train") if not is_held_out(frame.file)]
+    known = [label for label in FOCUS_SHARES if label not in (UNNOTED, NO_FACE)]
+    unknown = {label for frame in annotated for label in frame.labels if label not in known}
+    if unknown:
+        raise Rejected(Reason.BAD_INPUT, f"{data / 'frames_train'}: category {min(unknown)!r} is none of {', '.join(known)}")
     frames, mistakes = [], []
     for frame in annotated:
         rows = labels.of(f"frame/{frame.file}", frame.image_HWC, TEACHER_SIDES_PX)

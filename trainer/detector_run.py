@@ -13,7 +13,7 @@ from protocol import release
 from protocol.errors import Reason, Rejected
 from trainer import detector_eval
 from trainer.detector import fit_detector, load_run
-from trainer.detector_data import Teacher, build_library, held_out
+from trainer.detector_data import Teacher, build_library, held_out, is_held_out
 from trainer.detector_net import SIZES, export
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_teach import DenseTeacher
@@ -42,6 +42,7 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
     exported = read_release(start, "detector")[1].read_bytes() if start else b""
     if exported:
         recipe = replace(recipe, start=hashlib.sha256(exported).hexdigest())
+    _check_frames(data)
     watched = Teacher(teacher)
     with console.status("labelling pictures"):
         library = build_library(data, watched, run / LABELS_FILE, Teacher(start / release.MODEL_FILE) if start else None)
@@ -53,6 +54,15 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
             bar.update(task, completed=progress.step, description=f"{run.name}: {losses}")
     with console.status("scoring"):
         return score_detector(data, teacher, run)
+
+
+def _check_frames(data: Path) -> None:
+    """What could not be scored after hours of training is refused before them."""
+    files = [frame.file for frame in read_frames(data / "frames_train")]
+    if not 0 < sum(map(is_held_out, files)) < len(files):
+        raise Rejected(Reason.BAD_INPUT, f"{data / 'frames_train'}: of {len(files)} frames, none are left to train on or to validate on; add more")
+    if (data / "frames").is_dir():
+        read_frames(data / "frames")
 
 
 def score_detector(data: Path, teacher: Path, run: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class AnnotatedFrame:
 def read_frames(folder: Path) -> list[AnnotatedFrame]:
     """Every picture that a folder's annotations name, in their order.
 
-    Raises Rejected without readable COCO annotations, or when a picture cannot be read.
+    Raises Rejected without readable COCO annotations, when they name no picture, or when one cannot be read.
     """
     try:
         coco = json.loads((folder / ANNOTATIONS_FILE).read_bytes())
@@ -44,6 +44,8 @@ def read_frames(folder: Path) -> list[AnnotatedFrame]:
         boxes = {number: np.array([box for box, _ in known], np.float32).reshape(-1, 4) for number, known in marks.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({type(error).__name__})") from None
+    if not files:
+        raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: names no picture")
     return [AnnotatedFrame(file, _read(folder / file), boxes[number], tuple(label for _, label in marks[number])) for file, number in files]
 
 

@@ -135,7 +135,14 @@ def test_a_teacher_that_cannot_be_loaded_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "annotations", [None, "{", '{"images": []}', '{"images": [{"id": 1, "file_name": "x.jpg"}], "categories": [], "annotations": []}']
+    "annotations",
+    [
+        None,
+        "{",
+        '{"images": []}',
+        '{"images": [], "categories": [], "annotations": []}',
+        '{"images": [{"id": 1, "file_name": "x.jpg"}], "categories": [], "annotations": []}',
+    ],
 )
 def test_a_folder_that_is_not_coco_is_refused(tmp_path, annotations):
     if annotations is not None:
@@ -144,6 +151,45 @@ def test_a_folder_that_is_not_coco_is_refused(tmp_path, annotations):
         read_frames(tmp_path)
     assert caught.value.reason is Reason.BAD_INPUT
     assert "\n" not in str(caught.value)
+
+
+def write_frames(folder, files, category="with_mask"):
+    """COCO-style frames with one face each."""
+    folder.mkdir(parents=True)
+    for file in files:
+        cv2.imwrite(str(folder / file), np.zeros((32, 32, 3), np.uint8))
+    coco = {
+        "categories": [{"id": 1, "name": category}],
+        "images": [{"id": number, "file_name": file} for number, file in enumerate(files)],
+        "annotations": [{"image_id": number, "category_id": 1, "bbox": [4, 4, 20, 20]} for number in range(len(files))],
+    }
+    (folder / "annotations.json").write_text(json.dumps(coco))
+
+
+TO_TRAIN_ON, TO_VALIDATE = (next(f"{n}.png" for n in range(99) if is_held_out(f"{n}.png") is held) for held in (False, True))
+
+
+@pytest.mark.parametrize("files", [[], [TO_TRAIN_ON], [TO_VALIDATE]])
+def test_frames_that_cannot_be_trained_and_scored_on_are_refused_before_anything_else(tmp_path, files):
+    write_frames(tmp_path / "frames_train", files)
+    with pytest.raises(Rejected, match="frames_train"):
+        run_detector(tmp_path, tmp_path / "teacher.onnx", tmp_path / "run", TINY, Console())
+
+
+def test_test_frames_that_cannot_be_scored_on_are_refused_before_anything_else(tmp_path):
+    write_frames(tmp_path / "frames_train", [TO_TRAIN_ON, TO_VALIDATE])
+    write_frames(tmp_path / "frames", [])
+    with pytest.raises(Rejected, match="names no picture"):
+        run_detector(tmp_path, tmp_path / "teacher.onnx", tmp_path / "run", TINY, Console())
+
+
+@pytest.mark.parametrize("category", ["hat", "no face", ""])
+def test_a_category_that_is_not_known_is_refused_before_anything_is_labelled(tmp_path, category):
+    write_frames(tmp_path / "frames_train", [TO_TRAIN_ON], category)
+    teacher = Says()
+    with pytest.raises(Rejected, match="category"):
+        build_library(tmp_path, teacher, tmp_path / "labels.npz")
+    assert teacher.shown == 0
 
 
 # --- release
