@@ -95,7 +95,7 @@ def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules
     for index, track in enumerate(state.tracks):
         if index in matches:
             tracks.append(_see(track, readings[matches[index]], now_s, rules))
-        elif now_s - track.last_s < rules.lost_s:
+        elif not _is_lost(track, now_s, rules):
             tracks.append(replace(track, frames=track.frames + 1))
         elif track.incident is not None:
             incidents.append(_closed(track, track.incident, now_s, Ending.LEFT))
@@ -114,6 +114,13 @@ def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules
             tracks[index] = replace(track, incident=OpenIncident(next_seq, opened.started_s, opened.p_no_mask, frames=0))
             next_seq += 1
     return State(tuple(tracks), next_track, next_seq), tuple(incidents)
+
+
+def wait(state: State, now_s: float, rules: Rules) -> tuple[State, tuple[Incident, ...]]:
+    """The same while no frame comes: a frame that was not taken counts against no face, but who was last seen long ago has left."""
+    lost = [track for track in state.tracks if _is_lost(track, now_s, rules)]
+    closed = tuple(_closed(track, track.incident, now_s, Ending.LEFT) for track in lost if track.incident is not None)
+    return replace(state, tracks=tuple(track for track in state.tracks if track not in lost)), closed
 
 
 def close_all(state: State, now_s: float) -> tuple[State, tuple[Incident, ...]]:
@@ -172,6 +179,10 @@ def _see(track: Track, reading: Reading, now_s: float, rules: Rules) -> Track:
         bare_since_s=bare_since_s,
         incident=incident,
     )
+
+
+def _is_lost(track: Track, now_s: float, rules: Rules) -> bool:
+    return now_s - track.last_s >= rules.lost_s
 
 
 def _count(track: Track, is_bare: bool) -> int:

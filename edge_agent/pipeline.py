@@ -72,7 +72,9 @@ class Pipeline:
             return ()
         now_s = time.monotonic()
         silent_s, self._seen_s = now_s - self._seen_s, now_s
-        return self._step((), self.time_s + silent_s)
+        self.time_s += silent_s
+        self._state, incidents = decide.wait(self._state, self.time_s, self._rules)
+        return incidents
 
     def stop(self) -> tuple[Incident, ...]:
         """Ends all open incidents."""

@@ -60,6 +60,22 @@ def test_what_is_taken_for_a_face_now_and_then_opens_nothing() -> None:
     assert len(play([(reading(BARE),), (reading(BARE),), ()] * 20)[1]) == 1
 
 
+def test_a_camera_that_is_slow_misses_nobody() -> None:
+    """Between its frames the room is not known to be empty."""
+    state, incidents = State(), []
+    for number in range(12):
+        now_s = number * 0.9
+        state, found = decide.step(state, (reading(BARE),), now_s, RULES)
+        incidents += found
+        for silent_s in (0.3, 0.6):
+            state, found = decide.wait(state, now_s + silent_s, RULES)
+            incidents += found
+    assert [type(one) for one in incidents] == [Opened]
+    state, incidents = decide.wait(state, now_s + RULES.lost_s, RULES)
+    assert [one.ending for one in incidents] == [Ending.LEFT]
+    assert state.tracks == ()
+
+
 def test_a_mask_that_goes_on_ends_it_and_one_that_comes_off_is_a_new_one() -> None:
     _, incidents = play([(reading(BARE),)] * 10 + [(reading(MASKED),)] * 30 + [(reading(BARE),)] * 10)
     assert [type(one) for one in incidents] == [Opened, Closed, Opened]
