@@ -85,16 +85,16 @@ def _once(kind: str, release: Path) -> Callable[[], None]:
         return lambda: _ignore(detect(frame))
     classify: Classifier = load_classifier(ClassifySettings(), release=release)[0]
     faces = (Face(Box(100, 100, 120, 160), 1.0),)
-    return lambda: _must_be_numbers([reading.p_no_mask for reading in classify(frame, faces)])
+    return lambda: _must_be_probabilities([reading.p_no_mask for reading in classify(frame, faces)])
 
 
 def _ignore(_: object) -> None:
     pass
 
 
-def _must_be_numbers(values: list[float]) -> None:
-    if not np.isfinite(values).all():
-        raise Rejected(Reason.NOT_A_NUMBER, "the model answers with no number")
+def _must_be_probabilities(values: list[float]) -> None:
+    if not all(0 <= value <= 1 for value in values):
+        raise Rejected(Reason.NOT_A_NUMBER, "the model answers with no number from 0 to 1")
 
 
 def _compare(new: Callable[[], None], old: Callable[[], None]) -> None:

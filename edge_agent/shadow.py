@@ -98,7 +98,7 @@ def iou(a: Box, b: Box) -> float:
 
 
 def guarded(eyes: Eyes) -> Eyes:
-    """The same eyes, raising Rejected before anything that is no number can be decided on."""
+    """The same eyes, raising Rejected before anything that is no number, or no probability, can be decided on."""
 
     def detect(frame: Frame) -> tuple[Face, ...]:
         faces = eyes.detect(frame)
@@ -109,8 +109,8 @@ def guarded(eyes: Eyes) -> Eyes:
 
     def classify(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
         readings = eyes.classify(frame, faces)
-        if not all(math.isfinite(reading.p_no_mask) for reading in readings):
-            raise Rejected(Reason.NOT_A_NUMBER, "the new classifier gives a probability that is no number")
+        if not all(0 <= reading.p_no_mask <= 1 for reading in readings):
+            raise Rejected(Reason.NOT_A_NUMBER, "the new classifier gives a probability that is no number from 0 to 1")
         return readings
 
     return replace(eyes, detect=detect, classify=classify)

@@ -114,6 +114,7 @@ class Sight:
             await _last(self._watch(self._settings.updates.shadow_s))
         finally:
             self._shadow = None
+            self._end_if_hung()
         return shadow.figures().model_copy(update={"fps_before": before.fps, "fps_capture_before": before.fps_capture})
 
     async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
@@ -138,8 +139,12 @@ class Sight:
         if self._old is not None:
             self.eyes, self._old, self._tried = self._old, None, None
         await asyncio.sleep(LOOK_S)
+        self._end_if_hung()
+
+    def _end_if_hung(self) -> None:
+        """A worker that hangs would leave the camera blind; the restart counts against the model."""
         if self._is_hung:
-            log.critical("a frame hangs in a model that was rolled back: only a restart ends that")
+            log.critical("a frame hangs in a model that is being tried: only a restart ends that")
             os._exit(1)
 
     @property

@@ -54,6 +54,15 @@ def nan(model: bytes) -> bytes:
     return _extend(model, nodes, {"limit": np.array([SMOOTH], np.float32), "nothing": np.array([0], np.float32)})
 
 
+def improbable(model: bytes) -> bytes:
+    """Answers 3 where the picture is smooth, which is a number and no probability."""
+    nodes = [
+        helper.make_node("Less", ["roughness", "limit"], ["is_smooth"]),
+        helper.make_node("Where", ["is_smooth", "three", "was"], ["OUT"]),
+    ]
+    return _extend(model, nodes, {"limit": np.array([SMOOTH], np.float32), "three": np.array([3], np.float32)})
+
+
 def crash(model: bytes) -> bytes:
     """Fails where the picture is smooth: it looks up row 1000 of a table of one."""
     nodes = [

@@ -91,7 +91,9 @@ async def test_the_same_network_agrees_with_itself_and_stays(worker: Worker, tmp
     assert worker.sight._used is eyes
 
 
-@pytest.mark.parametrize(("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)])
+@pytest.mark.parametrize(
+    ("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.improbable, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)]
+)
 async def test_a_model_that_fails_in_the_shadow_never_decides(
     worker: Worker, tmp_path: Path, change: Callable[[bytes], bytes], reason: Reason
 ) -> None:
@@ -101,7 +103,9 @@ async def test_a_model_that_fails_in_the_shadow_never_decides(
     assert worker.sight.eyes is worker.eyes
 
 
-@pytest.mark.parametrize(("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)])
+@pytest.mark.parametrize(
+    ("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.improbable, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)]
+)
 async def test_a_model_that_fails_on_trial_is_gone_before_the_frame_is_over(
     worker: Worker, tmp_path: Path, change: Callable[[bytes], bytes], reason: Reason
 ) -> None:
@@ -154,6 +158,25 @@ async def test_without_frames_nothing_is_decided(worker: Worker, tmp_path: Path,
     with pytest.raises(Rejected) as caught:
         await worker.sight.shadow("classifier", Made("classifier", "2", 1).write(tmp_path / "new"))
     assert caught.value.reason is Reason.NO_FRAMES
+
+
+async def test_a_frame_that_hangs_in_the_shadow_ends_the_agent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_ended, goes_on = [], threading.Event()
+
+    def hangs(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+        goes_on.wait(20)
+        return worker.eyes.classify(frame, faces)
+
+    monkeypatch.setattr(sight_module, "HUNG_S", 0.3)
+    monkeypatch.setattr(sight_module, "with_release", lambda eyes, *_: dataclasses.replace(eyes, classify=hangs))
+    monkeypatch.setattr(sight_module.os, "_exit", has_ended.append)
+    try:
+        with pytest.raises(Rejected) as caught:
+            await worker.sight.shadow("classifier", Path())
+        assert caught.value.reason is Reason.TIMED_OUT
+        assert has_ended == [1]
+    finally:
+        goes_on.set()
 
 
 async def test_a_frame_that_hangs_is_rolled_back_and_ends_the_agent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
