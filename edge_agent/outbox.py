@@ -218,6 +218,9 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.executescript(TABLES)
+        (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":  # else only the first message on a damaged page would find it
+            raise sqlite3.DatabaseError(f"malformed: {found.splitlines()[-1]}")
     except sqlite3.Error:
         db.close()
         raise

@@ -165,6 +165,22 @@ def test_a_damaged_file_is_kept_aside_and_a_new_one_begins(tmp_path: Path) -> No
     assert (tmp_path / "outbox.damaged").read_bytes() == garbage
 
 
+def test_damage_inside_a_file_is_found_when_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite"
+    box = opened(path)
+    for number in range(200):
+        box.put(alert(number))
+    box.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\xff" * 8192 + whole[16384:])
+    box = opened(path)
+    box.end_orphans()
+    assert drain(box) == []
+    box.put(alert(1))
+    assert drain(box) == [alert(1)]
+    assert path.with_suffix(".damaged").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DeviceError, match=r"outbox .*: "):
