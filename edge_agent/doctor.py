@@ -97,7 +97,7 @@ async def _broker(settings: Settings) -> str:
             _, writer = await asyncio.open_connection(broker.host, broker.port)
         writer.close()
     except (OSError, TimeoutError, ValueError) as error:  # the last: a host name that cannot be one
-        raise DeviceError(f"{place}: absent: {error or f'no answer in {CONNECT_S:.0f} s'}; is it running, is a firewall in between?") from None
+        raise DeviceError(f"{place}: absent: {str(error) or f'no answer in {CONNECT_S:.0f} s'}; is it running, is a firewall in between?") from None
     # Not the camera's own name: that would throw a running agent off the broker.
     async with Link(broker, f"doctor-{time.monotonic_ns()}") as link:
         try:

@@ -49,6 +49,8 @@ async def fetch(link: Link, camera: Address, manifest: Manifest, part: Part, pro
 
 async def _wish(link: Link, release: ReleaseAddress, camera: Address, missing: set[int]) -> None:
     await link.wait_online()
+    if not missing:  # what was under way when the connection broke was all of it
+        return
     try:
         await link.send(release, Want(site=camera.site, camera=camera.camera, chunks=tuple(sorted(missing)[:MAX_WISHES])))
     except LinkError as error:

@@ -176,6 +176,8 @@ def test_without_gstreamer_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         ("csi://0?flip=upside", LIVE, "expected a small number"),
         ("csi://0;rm?fps=30", LIVE, "expected a small number"),
         ("csi://0", "src {nothing}", "no such placeholder"),
+        ("csi://0", "src {width.nothing}", "no such placeholder"),
+        ("csi://0", "src location='unfinished", "csi_source: No closing quotation"),
         ("csi://0?speed=3", LIVE, "unknown option"),
     ],
 )

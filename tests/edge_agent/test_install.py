@@ -9,6 +9,7 @@ import pytest
 from made_releases import TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
 from update_device import FIGURES, Calm, Device, S
 
+from edge_agent import fetch
 from edge_agent.check import Owner
 from edge_agent.installed import pinned
 from edge_agent.load import Eyes
@@ -16,6 +17,7 @@ from edge_agent.settings import ClassifySettings, Settings
 from edge_agent.updating import reported
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.rollouts import Desired, Kind, Trial
+from protocol.topics import SHORT_DIGEST, Address, ReleaseAddress
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])
@@ -188,3 +190,17 @@ async def test_another_release_takes_the_place_of_one_that_is_being_tried(device
     first, second = Made("detector", "2", 5), Made("detector", "3", 6)
     state = await device.run(first, second, host=Endless(), until=lambda state: state.is_trying and state.target.version == "2")
     assert (state.state, state.detector.digest) == (S.COMMITTED, second.digest)
+
+
+async def test_what_is_all_there_is_wished_for_no_more() -> None:
+    """The last chunks came while the connection was being made again."""
+
+    class Line:
+        async def wait_online(self) -> None:
+            missing.clear()
+
+        async def send(self, *_: object) -> None:
+            raise AssertionError("nothing is missing")
+
+    missing = {3}
+    await fetch._wish(Line(), ReleaseAddress("maskfleet", "0" * SHORT_DIGEST), Address("maskfleet", "hall", "door"), missing)  # type: ignore[arg-type]
