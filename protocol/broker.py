@@ -24,6 +24,11 @@ class Broker:
     keepalive_s: int = 15
     """A dead connection is noticed after at most twice this time."""
 
+    def __post_init__(self) -> None:
+        """Whoever gives certificates wants TLS: without it they would be passed over. Raises Rejected."""
+        if not self.is_tls and (self.ca_file or self.cert_file or self.key_file):
+            raise Rejected(Reason.BAD_SETTING, "setting broker.url: certificates need mqtts://; with mqtt:// the password would go in clear")
+
     @classmethod
     def parse(cls, url: str) -> Self:
         """The broker in `mqtt://user:password@host:1883` or `mqtts://...`; raises Rejected."""

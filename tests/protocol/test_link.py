@@ -281,6 +281,12 @@ def test_a_broker_url_may_hold_everything() -> None:
     assert "p@ss" not in repr(parsed)
 
 
+@pytest.mark.parametrize("file", ["ca_file", "cert_file", "key_file"])
+def test_certificates_without_tls_are_rejected(file: str, tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="need mqtts"):
+        Broker(password="p@ss", **{file: tmp_path / "one.pem"})
+
+
 def test_a_missing_certificate_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="certificates"):
         Broker(is_tls=True, ca_file=tmp_path / "none.pem").tls_context()
