@@ -10,6 +10,9 @@ import typer
 from protocol.chunks import CHUNK_BYTES
 from trainer.console import out
 
+MAX_DAYS = 36_500
+"""A century: whoever means longer leaves the days out."""
+
 keys = typer.Typer(no_args_is_help=True, help="Keys that sign releases.")
 
 
@@ -33,7 +36,7 @@ def new(path: Annotated[Path, typer.Argument(help="Where the pair goes: PATH.key
 def trust(
     public: Annotated[Path, typer.Argument(help="The new key: a .pub file.")],
     key: Annotated[Path, typer.Option(help="The old key, which cameras trust: a .key file.")],
-    days: Annotated[int | None, typer.Option(min=1, help="The statement ends after so many days.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=MAX_DAYS, help="The statement ends after so many days.")] = None,
 ) -> None:
     """Lets an old key vouch for a new one, so that cameras take what the new one signs."""
     from trainer import keys as own
@@ -46,7 +49,7 @@ def sign(
     release: Annotated[Path, typer.Argument(help="Release folder.")],
     key: Annotated[Path, typer.Option(help="A .key file.")],
     counter: Annotated[int | None, typer.Option(min=1, help="Must rise with every release of a kind; the time in seconds when left out.")] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="No camera takes the release after so many days.")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=MAX_DAYS, help="No camera takes the release after so many days.")] = None,
     minimum_agent: Annotated[str, typer.Option(help="The oldest agent that can run it.")] = "0",
     chunk_bytes: Annotated[int, typer.Option(min=1024, help="The model travels in pieces of this size.")] = CHUNK_BYTES,
     trust: Annotated[list[Path] | None, typer.Option(help="A .trust file, where cameras do not know the key yet; the oldest first.")] = None,

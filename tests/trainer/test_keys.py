@@ -103,3 +103,12 @@ def test_what_the_coordinator_would_not_ship_is_not_verified_either(tmp_path: Pa
     manifest = (release / "manifest.json").read_bytes()
     (release / "manifest.sig").write_bytes(Signature.make(manifest, read_private(tmp_path / "owner.key")).encode())
     assert "no chunks" in str(refusal("verify", release, "--key", tmp_path / "owner.pub"))
+
+
+def test_more_days_than_a_date_can_hold_are_refused(tmp_path: Path, release: Path) -> None:
+    run("keys", "new", tmp_path / "owner")
+    key = ("--key", tmp_path / "owner.key", "--days", 9_999_999)
+    for command in (("sign", release), ("keys", "trust", tmp_path / "owner.pub")):
+        result = CliRunner().invoke(app, [str(argument) for argument in (*command, *key)])
+        assert (result.exit_code, type(result.exception)) == (2, SystemExit)
+        assert "days" in result.output
