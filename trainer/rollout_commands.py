@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from protocol.broker import Broker
+from protocol.errors import Reason as Why
+from protocol.errors import Rejected
 from protocol.link import Link
 from trainer.console import Json, out
 from trainer.order import Op
@@ -154,7 +156,10 @@ def rollback(
 
 def _select(sites: list[str], cameras: list[str], file: Path | None) -> list[str]:
     """`site/camera` patterns; a camera that names no site is of any."""
-    listed = file.read_text(encoding="utf-8").split() if file else []
+    try:
+        listed = file.read_text(encoding="utf-8").split() if file else []
+    except UnicodeDecodeError:
+        raise Rejected(Why.BAD_INPUT, f"{file}: not a text in UTF-8") from None
     named = [one if "/" in one else f"*/{one}" for one in (*cameras, *listed)]
     return [*(f"{one}/*" for one in sites), *named] or ["*/*"]
 

@@ -22,3 +22,9 @@ def test_a_password_beside_certificates_is_never_sent_in_clear(command: tuple[st
     monkeypatch.setenv("MASKFLEET_BROKER__PASSWORD", "p@ss")
     monkeypatch.setenv("MASKFLEET_BROKER__CA_FILE", str(tmp_path / "ca.crt"))
     assert "need mqtts" in refusal(*command, "--broker", "mqtt://127.0.0.1:9")
+
+
+def test_a_list_of_cameras_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "cameras.txt"
+    file.write_bytes("hall/café".encode("latin-1"))
+    assert "cameras.txt: not a text in UTF-8" in refusal("rollout", "start", tmp_path, "--cameras", file)
