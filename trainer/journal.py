@@ -10,6 +10,7 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -73,8 +74,8 @@ class Journal:
     def load(self) -> list[tuple[Rollout, str]]:
         """The rollouts that are not over, the oldest first, and what each ships; raises Rejected when one cannot be read."""
         found = []
-        for name, shipment, head in self._db.execute("SELECT id, shipment, head FROM rollout WHERE is_open ORDER BY place").fetchall():
-            cameras = self._db.execute("SELECT name, state FROM camera WHERE rollout = ? ORDER BY name", (name,)).fetchall()
+        for name, shipment, head in self._read("SELECT id, shipment, head FROM rollout WHERE is_open ORDER BY place"):
+            cameras = self._read("SELECT name, state FROM camera WHERE rollout = ? ORDER BY name", name)
             try:
                 rollout = Rollout.model_validate_json(head)
                 found.append((rollout.model_copy(update={"cameras": {own: Camera.model_validate_json(state) for own, state in cameras}}), shipment))
@@ -84,7 +85,7 @@ class Journal:
 
     def knows(self, rollout: str) -> bool:
         """Whether there was ever a rollout of this name."""
-        return self._db.execute("SELECT 1 FROM rollout WHERE id = ?", (rollout,)).fetchone() is not None
+        return bool(self._read("SELECT 1 FROM rollout WHERE id = ?", rollout))
 
     def save(self, before: Rollout | None, after: Rollout, shipment: str, notes: Iterable[Note], at_s: float, is_open: bool) -> None:
         """Writes down what changed in a rollout, and the notes on it."""
@@ -107,15 +108,18 @@ class Journal:
 
         A text that is too long for a message is cut here too: one line of an old journal must not silence all that follow.
         """
-        rows = self._db.execute(
-            "SELECT rollout, epoch, seq, at_s, event, camera, text FROM log WHERE is_sent = 0 ORDER BY seq LIMIT ?", (most,)
-        ).fetchall()
+        rows = self._read("SELECT rollout, epoch, seq, at_s, event, camera, text FROM log WHERE is_sent = 0 ORDER BY seq LIMIT ?", most)
         return [(row[0], RolloutLog(epoch=row[1], seq=row[2], at=utc(row[3]), event=row[4], camera=row[5], text=row[6][:500])) for row in rows]
 
     def mark_sent(self, seq: int) -> None:
         """The broker has all lines up to this one."""
         with self._transaction():
             self._db.execute("UPDATE log SET is_sent = 1 WHERE is_sent = 0 AND seq <= ?", (seq,))
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        """All rows at once."""
+        with self._one_error():
+            return self._db.execute(query, values).fetchall()
 
     def _check(self) -> None:
         host, pid, epoch = self._db.execute("SELECT host, pid, epoch FROM lease").fetchone()
@@ -131,7 +135,7 @@ class Journal:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """Begun as the writer, and kept or taken back at the end."""
-        try:
+        with self._one_error():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -139,5 +143,11 @@ class Journal:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _one_error(self) -> Iterator[None]:
+        """Whatever SQLite raises, to read or to write, is a failure of the disk."""
+        try:
+            yield
         except sqlite3.Error as error:
             raise DeviceError(f"journal {self._file}: {error}") from None

@@ -102,3 +102,12 @@ def test_what_cannot_be_read_is_one_line(journal: Journal, tmp_path: Path) -> No
     (tmp_path / "noise.sqlite").write_bytes(b"x" * 4096)
     with pytest.raises(DeviceError, match=r"noise\.sqlite"):
         Journal(tmp_path / "noise.sqlite", Clock())
+
+
+def test_a_file_that_is_damaged_later_is_one_line_too(journal: Journal, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "rollouts.sqlite") as db:
+        for table in ("rollout", "camera", "log"):
+            db.execute(f"DROP TABLE {table}")
+    for use in (journal.load, journal.unsent, lambda: journal.knows("r1"), lambda: journal.mark_sent(1)):
+        with pytest.raises(DeviceError, match=r"journal .*rollouts\.sqlite: no such table"):
+            use()
