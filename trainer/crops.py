@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from protocol.errors import DeviceError, Reason, Rejected
+from protocol.errors import Reason, Rejected
 from trainer.data import Pictures
+from trainer.detector_eval import load_cascade, yunet_format
 from trainer.folder import write_whole
 from trainer.frames import Image, read_frames
 from trainer.models import INPUT_PX, LABELS
@@ -96,28 +97,20 @@ def crop(image_HWC: Image, box: Box, margin: float, px: int) -> Image:
 
 
 def yunet(model: Path, score: float = 0.6, width_px: int = 640) -> Detect:
-    """A detector in YuNet's format, on frames of at most `width_px`; raises Rejected when the file is none."""
-    try:
-        network = cv2.FaceDetectorYN.create(str(model), "", (32, 32), score_threshold=score)
-    except cv2.error:
-        raise Rejected(Reason.BAD_INPUT, f"{model}: not a detector in YuNet's format") from None
+    """A detector in YuNet's format, on frames of at most `width_px`; raises as `yunet_format`."""
+    find = yunet_format(model, score)
 
     def detect(image_HWC: Image) -> list[Box]:
         scale = min(1.0, width_px / image_HWC.shape[1])
-        small = cv2.resize(image_HWC, None, fx=scale, fy=scale) if scale < 1 else image_HWC
-        filled = cv2.copyMakeBorder(small, 0, -small.shape[0] % 32, 0, -small.shape[1] % 32, cv2.BORDER_CONSTANT)
-        network.setInputSize((filled.shape[1], filled.shape[0]))
-        _, rows = network.detect(filled)
-        return [] if rows is None else [(x / scale, y / scale, w / scale, h / scale) for x, y, w, h in rows[:, :4].tolist()]
+        small = cv2.resize(image_HWC, None, fx=scale, fy=scale).astype(np.uint8, copy=False) if scale < 1 else image_HWC
+        return [(x / scale, y / scale, w / scale, h / scale) for x, y, w, h, _ in find(small).tolist()]
 
     return detect
 
 
 def haar() -> Detect:
     """OpenCV's frontal-face cascade, as the original loop used it; raises DeviceError when OpenCV came without it."""
-    cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
-    if cascade.empty():
-        raise DeviceError("OpenCV's cascade file is missing; install opencv-python-headless below version 5")
+    cascade = load_cascade()
 
     def detect(image_HWC: Image) -> list[Box]:
         boxes = cascade.detectMultiScale(cv2.cvtColor(image_HWC, cv2.COLOR_BGR2GRAY), 1.1, 4, minSize=(24, 24))

@@ -56,12 +56,20 @@ def yunet_format(model: Path, least_score: float = 0.02) -> Detect:
     return detect
 
 
+def load_cascade() -> cv2.CascadeClassifier:
+    """The cascade file that comes with OpenCV; raises DeviceError when it did not."""
+    cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
+    if cascade.empty():
+        raise DeviceError("OpenCV's cascade file is missing; install opencv-python-headless below version 5")
+    return cascade
+
+
 def haar() -> Detect:
     """OpenCV's frontal-face cascade with its usual settings (scale 1.1, 4 neighbours, its own 24 px window).
 
-    The weight of the last stage stands for a score.
+    The weight of the last stage stands for a score. Raises DeviceError when OpenCV came without it.
     """
-    cascade = cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"))
+    cascade = load_cascade()
 
     def detect(image_HWC: Image) -> Floats:
         grey = cv2.cvtColor(image_HWC, cv2.COLOR_BGR2GRAY)

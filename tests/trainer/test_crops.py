@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,8 @@ from rig import DATA, missing
 
 from edge_agent import classify
 from edge_agent.scene import Box
-from protocol.errors import Rejected
-from trainer import crops
+from protocol.errors import DeviceError, Rejected
+from trainer import crops, detector_eval
 from trainer.data import NO_FACE, read_no_faces
 from trainer.frames import ANNOTATIONS_FILE
 
@@ -54,6 +55,20 @@ def test_what_is_no_annotation_or_no_detector_is_refused(tmp_path: Path) -> None
     (tmp_path / "detector.onnx").write_bytes(b"no network")
     with pytest.raises(Rejected, match="YuNet"):
         crops.yunet(tmp_path / "detector.onnx")
+
+
+def test_a_network_that_is_no_detector_is_refused_before_any_frame_is_read(classifier_release: Path, tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="YuNet"):
+        crops.yunet(classifier_release / "model.onnx")
+    with pytest.raises(DeviceError, match="no such file"):
+        crops.yunet(tmp_path / "none.onnx")
+
+
+@pytest.mark.parametrize("haar", [crops.haar, detector_eval.haar])
+def test_without_its_cascade_file_opencv_is_refused(monkeypatch: pytest.MonkeyPatch, haar: Callable[[], object]) -> None:
+    monkeypatch.setattr(cv2, "__file__", "/nowhere/cv2/__init__.py")
+    with pytest.raises(DeviceError, match="cascade"):
+        haar()
 
 
 def test_a_mistake_is_what_is_found_where_no_face_is_noted(tmp_path: Path) -> None:
