@@ -144,10 +144,13 @@ def _read_sources(folder: Path) -> dict[str, str]:
 
 
 def read_index(folder: Path) -> dict[str, dict[str, str]]:
-    """File (relative to `folder`) -> its row in the nearest index.csv, of the folder or of its parent."""
+    """File (relative to `folder`) -> its row in the nearest index.csv, of the folder or of its parent; Rejected when that is no UTF-8."""
     for root, prefix in ((folder, ""), (folder.resolve().parent, f"{folder.resolve().name}/")):
         if (root / "index.csv").is_file():
-            with (root / "index.csv").open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if row.get("file", "").startswith(prefix)]
+            try:
+                with (root / "index.csv").open(newline="", encoding="utf-8") as file:
+                    rows = [row for row in csv.DictReader(file) if row.get("file", "").startswith(prefix)]
+            except (OSError, ValueError, csv.Error) as error:
+                raise Rejected(Reason.BAD_INPUT, f"{root / 'index.csv'}: not a table in UTF-8 ({error})") from None
             return {row["file"].removeprefix(prefix): row for row in rows}
     return {}

@@ -224,15 +224,17 @@ def _read_crops(folder: Path) -> Iterator[tuple[str, str, Image]]:
     """File, source and picture of the training crops, each with a border of repeated edge pixels."""
     try:
         with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "train" and row["source"] != FRAMES_SOURCE]
-    except (OSError, KeyError) as error:
-        raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv with split and source ({error})") from None
-    for row in rows:
-        image = cv2.imread(str(folder / row["file"]))
+            rows = [(row["file"], row["source"]) for row in csv.DictReader(file) if row["split"] == "train"]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv in UTF-8 with file, split and source ({error})") from None
+    for name, source in rows:
+        if source == FRAMES_SOURCE:
+            continue
+        image = cv2.imread(str(folder / name))
         if image is None:
-            raise Rejected(Reason.BAD_INPUT, f"{folder / row['file']}: not a readable picture")
+            raise Rejected(Reason.BAD_INPUT, f"{folder / name}: not a readable picture")
         pad = int(image.shape[0] * CROP_PAD)
-        yield row["file"], row["source"], cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+        yield name, source, cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
 
 
 def _merge(image: Image, truth_M4: Floats, rows: Floats) -> Scene:

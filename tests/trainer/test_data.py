@@ -27,6 +27,13 @@ def test_sources_come_from_an_index_beside_or_above(tmp_path: Path) -> None:
     assert read_folder(tmp_path / "test").sources == ("here", "unknown")
 
 
+def test_an_index_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
+    write_faces(tmp_path / "test", 1)
+    (tmp_path / "index.csv").write_bytes("file,source\ntest/with_mask/000.png,Zürich\n".encode("latin-1"))
+    with pytest.raises(Rejected, match=r"index\.csv: not a table in UTF-8"):
+        read_folder(tmp_path / "test")
+
+
 def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path) -> None:
     folder = write_faces(tmp_path / "faces", 2)
     (folder / "with_mask" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0nothing")
