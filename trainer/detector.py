@@ -36,7 +36,7 @@ class Progress:
 
     step: int
     losses: dict[str, float]
-    """Means since the last report: cls, obj, box, kps; like, how far the scores are from the teacher's."""
+    """Means since the last report: cls, obj, box, kps; like and where: how far the scores and the boxes are from the teacher's."""
 
 
 def fit_detector(
@@ -51,7 +51,7 @@ def fit_detector(
     """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
 
     AdamW, one learning-rate cycle, moving average of the weights, as for the classifier. `start` is the exported detector
-    that `recipe.start` names. Raises Rejected when `run` holds a training with another recipe, or when `start` is of another size.
+    that `recipe.start` names. Raises Rejected when `run` holds a training with another recipe, or when `start` is of no known size.
     """
     _check_run(run, recipe, library.pictures)
     torch.manual_seed(recipe.seed)

@@ -27,7 +27,8 @@ def detector(
     learning_rate: Annotated[float, typer.Option(min=0, help="The highest of the cycle.")] = 4e-3,
     plain_share: Annotated[float, typer.Option(min=0, max=1, help="The last part of the steps, in which scenes are plain views of frames.")] = 0.2,
     taught_share: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Part of the scenes that are learned from the teacher's score at every place instead of from boxes.")
+        float,
+        typer.Option(min=0, max=0.9, help="Part of the scenes that are learned from what the teacher says at every place, not from annotated boxes."),
     ] = 0.5,
     seed: int = 0,
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),

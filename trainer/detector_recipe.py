@@ -17,7 +17,7 @@ class DetectorRecipe:
     plain_share: float = 0.2
     """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
     taught_share: float = 0.5
-    """Share of a batch's scenes that are learned from the teacher's score at every place instead of from boxes."""
+    """Share of a batch's scenes that are learned from the teacher's scores and boxes at every place instead of from annotated boxes."""
     start: str = ""
     """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""
     seed: int = 0

@@ -27,8 +27,8 @@ SHOWS = 0.3
 """The loss is counted per place where the teacher's score is above this, as the annotated loss is per place that answers for a face."""
 LEAST = 1e-5
 MOVED, SIZED = (0.01, 0.065), (1.015, 0.95)
-"""From the teacher's boxes to those of the library, halfway to the annotators': the middle by these shares of the sides, the sides times these
-(medians of 1,500 faces that both see)."""
+"""From the teacher's boxes to those of the library, which are the middle of its own and the annotators': moved by these shares of the sides,
+the sides times these (medians of 1,500 faces that both see)."""
 
 
 class DenseTeacher:
@@ -67,8 +67,8 @@ class Answers:
 def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions: Targets) -> dict[str, Tensor]:
     """How unlike the teacher's the student's scores are (their divergence), and how far its boxes are from where the teacher's should be.
 
-    Both count per place in which the teacher sees a face. Its boxes are moved to where the annotators would draw them. Known faces
-    and regions to ignore count only where the teacher sees them: one that misses masked faces must not teach that.
+    Both count per place in which the teacher sees a face. Its boxes are moved to where the library has them: halfway to the annotators'.
+    Known faces and regions to ignore count only where the teacher sees them: one that misses masked faces must not teach that.
     """
     score_NP = answers.score_TP.clamp(LEAST, 1 - LEAST)
     log_NP = (F.logsigmoid(maps_NPC[..., 0]) + F.logsigmoid(maps_NPC[..., 1])) / 2
@@ -78,12 +78,12 @@ def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions
     is_face_NP = (score_NP > SHOWS) & heard_NP
     faces = score_NP[is_face_NP].sum().clamp(min=1)
     at_Q3 = priors_P3[is_face_NP.nonzero()[:, 1]]
-    apart_Q = eiou_loss(decode(maps_NPC[is_face_NP][:, 2:6], at_Q3), _as_annotated(decode(answers.bbox_TP4[is_face_NP], at_Q3)))
+    apart_Q = eiou_loss(decode(maps_NPC[is_face_NP][:, 2:6], at_Q3), _as_in_library(decode(answers.bbox_TP4[is_face_NP], at_Q3)))
     return {"like": (divergence_NP * heard_NP).sum() / faces, "where": BOX_WEIGHT * (apart_Q * score_NP[is_face_NP]).sum() / faces}
 
 
-def _as_annotated(corners_Q4: Tensor) -> Tensor:
-    """The teacher's boxes as the annotators would have drawn them."""
+def _as_in_library(corners_Q4: Tensor) -> Tensor:
+    """The teacher's boxes as the library would have them: the middle of its own and the annotators'."""
     side_Q2 = corners_Q4[:, 2:] - corners_Q4[:, :2]
     middle_Q2 = (corners_Q4[:, 2:] + corners_Q4[:, :2]) / 2 + side_Q2 * torch.tensor(MOVED)
     half_Q2 = side_Q2 * torch.tensor(SIZED) / 2

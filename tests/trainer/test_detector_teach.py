@@ -63,7 +63,7 @@ def test_a_student_that_agrees_costs_nothing_and_any_other_is_drawn_to_the_teach
     assert (student.grad[..., 2:] == 0).all()
 
 
-def test_boxes_are_drawn_to_where_annotators_would_have_drawn_the_teachers() -> None:
+def test_boxes_are_drawn_to_where_the_library_would_have_the_teachers() -> None:
     score_NP, bbox_NP4 = torch.full((1, len(PLACES)), 0.02), torch.zeros(1, len(PLACES), 4)
     score_NP[0, 37] = 0.8
     bbox_NP4[0, 37] = torch.tensor([0.2, -0.1, 1.0, 1.2])
