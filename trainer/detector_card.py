@@ -26,8 +26,8 @@ def table(results: dict[str, Any], reference: str = "YuNet") -> list[str]:
                 f"{width} wide" if width.isdigit() else width,
                 names[key],
                 "-" if row["threshold"] is None else f"{row['threshold']:.2f}",
-                _share(row["recall"]["with_mask"]),
-                _share(row["recall"]["without_mask"]),
+                share(row["recall"]["with_mask"]),
+                share(row["recall"]["without_mask"]),
                 f"{row['false_positives_per_picture']:.3f} ({row['false_positives']})",
                 f"{row['average_precision']:.3f}",
                 f"{times['p50_ms']:.2f}" if times else "-",
@@ -36,19 +36,8 @@ def table(results: dict[str, Any], reference: str = "YuNet") -> list[str]:
     return lines
 
 
-def size_table(results: dict[str, Any], reference: str = "YuNet") -> list[str]:
-    """Faces found by their shorter side in the picture, ours at the reference's false positives."""
-    sizes = list(next(iter(results["widths"].values()))["ours"]["recall_by_size_px"])
-    lines = [f"| picture | detector | {' | '.join(f'{size} px' for size in sizes)} |", f"|---|---|{'---:|' * len(sizes)}"]
-    for width, rows in results["widths"].items():
-        for key, name in (("ours_at_reference", "ours"), ("reference", reference), ("haar", "Haar cascade")):
-            if key in rows:
-                cells = (_share(rows[key]["recall_by_size_px"][size]) for size in sizes)
-                lines.append(f"| {f'{width} wide' if width.isdigit() else width} | {name} | {' | '.join(cells)} |")
-    return lines
-
-
-def _share(cell: dict[str, Any]) -> str:
+def share(cell: dict[str, Any]) -> str:
+    """A part of some faces, with both counts."""
     return f"{cell['share']:.1%} ({cell['found']}/{cell['n']})" if cell["n"] else "-"
 
 

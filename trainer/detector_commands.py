@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from trainer.console import err, out, show
+from trainer.detector_card import share
 
 DETECTOR_KIND = b'"kind": "detector"'
 
@@ -58,7 +59,7 @@ def is_detector_run(run: Path) -> bool:
 
 
 def show_detector(document: dict[str, Any], as_json: bool) -> None:
-    """What detectors find on the same frames, as JSON or as a table."""
+    """What detectors find on the same frames, as JSON or as two tables: of all that counts, and of faces found by their size."""
     rows = []
     for width, found in document["widths"].items():
         for name, row in found.items():
@@ -76,3 +77,15 @@ def show_detector(document: dict[str, Any], as_json: bool) -> None:
                 }
             )
     show(document, rows, as_json)
+    if not as_json:
+        out.print()
+        show(document, size_rows(document), as_json)
+
+
+def size_rows(document: dict[str, Any]) -> list[dict[str, str]]:
+    """Which faces each detector finds, by their shorter side in pixels of the frame."""
+    return [
+        {"width": width, "detector": name, **{f"{size} px": share(cell) for size, cell in row["recall_by_size_px"].items()}}
+        for width, found in document["widths"].items()
+        for name, row in found.items()
+    ]

@@ -1,9 +1,12 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
 
 from trainer import measure
-from trainer.detector_card import size_table, table
+from trainer.detector_card import table
+from trainer.detector_commands import show_detector
 from trainer.detector_eval import NATIVE, Findings, average_precision, compare, find, match, summary
 from trainer.detector_net import SIZES, DetectorNet, export
 from trainer.frames import AnnotatedFrame
@@ -69,7 +72,7 @@ def test_average_precision_of_simple_orders():
     assert average_precision(findings([-np.inf], [0.3])) == 0
 
 
-def test_the_comparison_makes_both_tables(tmp_path, monkeypatch):
+def test_the_comparison_makes_both_tables(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measure, "REPEATS", 2)
     monkeypatch.setattr(measure, "WARM_UP", 0)
     model = tmp_path / "model.onnx"
@@ -83,7 +86,13 @@ def test_the_comparison_makes_both_tables(tmp_path, monkeypatch):
     assert set(result["widths"]) == {"320", "480", "640", "native"}
     assert set(result["time_ms"]["320"]) == {"ours", "reference", "haar"}
     assert len(table(result)) == 2 + 4 * 4
-    assert len(size_table(result)) == 2 + 4 * 3
+    show_detector(result, as_json=False)
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert len(first.splitlines()) == len(second.splitlines()) == 1 + 4 * 4
+    assert "24-48 px" in second
+    assert "(0/2)" in second
+    show_detector(result, as_json=True)
+    assert json.loads(capsys.readouterr().out) == result
 
 
 def test_a_detector_without_scores_has_found_what_it_found_and_no_more():
