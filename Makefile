@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check bench docs clean
 
-demo: .venv/.demo  ## a broker, a camera and its alerts, in half a minute
+demo: .venv/.demo  ## a broker, a camera and its alerts, in about a minute
 	$(BIN)/maskfleet demo
 
 test: .venv/.dev  ## all tests
