@@ -1,5 +1,7 @@
 import importlib.util
+import re
 import subprocess
+import tomllib
 
 from rig import ROOT
 
@@ -10,6 +12,25 @@ def test_the_pages_are_what_the_code_says() -> None:
     spec.loader.exec_module(generate)
     assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `make docs`"
     assert generate.ROLLOUT.read_text(encoding="utf-8") == generate.rollout_page(), "run `make docs`"
+
+
+def modules(package: str) -> set[str]:
+    return {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__", "__main__"}
+
+
+def test_every_module_is_kept_from_the_inference_library_but_its_doors() -> None:
+    """The list of the contract is written by hand: a new module must not be forgotten."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    kept_out = next(set(contract["source_modules"]) for contract in contracts if contract.get("forbidden_modules") == ["onnxruntime"])
+    doors = {"edge_agent.runtime", "trainer.runtimes", "trainer.quantise"}
+    assert {f"{package}.{name}" for package in ("edge_agent", "trainer") for name in modules(package)} - kept_out == doors
+
+
+def test_every_module_has_a_room() -> None:
+    rooms = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("## Rooms")[2].partition("## Flow")[0]
+    named = set(re.findall(r"(\w+)\.py", rooms))
+    for package in ("protocol", "edge_agent", "trainer", "compose"):
+        assert {name for name in modules(package) if not name.startswith("detector")} <= named, package
 
 
 def test_what_ships_is_small() -> None:
