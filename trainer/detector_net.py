@@ -3,8 +3,8 @@
 Where the time of such a network goes was measured layer by layer in OpenCV's DNN on one x86 thread: the strided stem and
 the 1x1 convolutions at stride 8 are dear, depthwise 3x3 convolutions and everything at strides 16 and 32 are nearly
 free, 5x5 depthwise convolutions have no fast path. So channels are few and multiples of 8 up to stride 8, and one 1x1
-convolution feeds all four heads of a level. Stages that stride with a depthwise convolution are the fastest, but then a small face's
-score depends on where it lies to the pixel; max pooling before the stage, as in YuNet, is worth more than the block it costs.
+convolution feeds all four heads of a level. Stages that stride with a depthwise convolution are the fastest; with max pooling before
+the stage, as in YuNet, a network learns more in as many steps, also where a block is left out to pay for it.
 """
 
 import copy
