@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from protocol.broker import Broker
-from protocol.errors import Reason as Why
-from protocol.errors import Rejected
+from protocol.errors import Reason, Rejected
 from protocol.link import Link
 from trainer.console import Json, out
 from trainer.order import Op
@@ -31,7 +30,7 @@ Base = Annotated[str, typer.Option(envvar="MASKFLEET_BASE", help="First segment 
 StateDir = Annotated[Path, typer.Option(envvar="MASKFLEET_STATE_DIR", help="The coordinator's journal and releases; `start` puts the release there.")]
 Trust = Annotated[list[str] | None, typer.Option(help="A public key (base64 or a .pub file) that must have signed what is shipped.")]
 Which = Annotated[str, typer.Argument(metavar="[ROLLOUT]", help="The one that is under way when left out.")]
-Reason = Annotated[str, typer.Option(help="For the record.")]
+Note = Annotated[str, typer.Option(help="For the record.")]
 
 LOCAL = "mqtt://localhost:1883"
 STATE_DIR = Path("~/.local/state/maskfleet/coordinator")
@@ -119,7 +118,7 @@ def _stopper(op: Op, text: str) -> None:
         name: Which = "",
         broker: Url = LOCAL,
         base: Base = "maskfleet",
-        reason: Reason = "",
+        reason: Note = "",
     ) -> None:
         done = _order(_broker(broker), base, op, name, reason=reason)
         out.print(f"rollout {done}: {op} done", highlight=False)
@@ -141,7 +140,7 @@ def rollback(
     base: Base = "maskfleet",
     state_dir: StateDir = STATE_DIR,
     trust: Trust = None,
-    reason: Reason = "",
+    reason: Note = "",
 ) -> None:
     """Ends a rollout and sends the old model to the cameras that it had reached, all at once."""
     from trainer.keys import read_public
@@ -159,7 +158,7 @@ def _select(sites: list[str], cameras: list[str], file: Path | None) -> list[str
     try:
         listed = file.read_text(encoding="utf-8").split() if file else []
     except UnicodeDecodeError:
-        raise Rejected(Why.BAD_INPUT, f"{file}: not a text in UTF-8") from None
+        raise Rejected(Reason.BAD_INPUT, f"{file}: not a text in UTF-8") from None
     named = [one if "/" in one else f"*/{one}" for one in (*cameras, *listed)]
     return [*(f"{one}/*" for one in sites), *named] or ["*/*"]
 

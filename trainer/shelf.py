@@ -14,7 +14,7 @@ from protocol.rollouts import Desired
 from protocol.signature import Signature, TrustedKeys
 from protocol.topics import SEGMENT, SHORT_DIGEST
 from trainer.folder import read_release
-from trainer.keys import read_private, sign
+from trainer.keys import LONGEST_ROLLOUT, read_private, sign
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Shipment:
         if not self.manifest.chunks:
             raise Rejected(Reason.BAD_RELEASE, f"release {self.manifest.name} {self.manifest.version}: its manifest names no chunks; sign it again")
         self.manifest.check_date(now)
-        self.desired("x" * 64, 0, hold=True)
+        self.desired(LONGEST_ROLLOUT, 2**31, hold=True)
 
     def desired(self, rollout: str, attempt: int, hold: bool) -> Desired:
         """What is said to a camera that should have it."""
