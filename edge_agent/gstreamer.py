@@ -15,7 +15,7 @@ import time
 
 from edge_agent.buffers import Buffers
 from edge_agent.scene import Image
-from protocol.errors import DeviceError
+from protocol.errors import DeviceError, Reason, Rejected
 
 LAUNCH, INSPECT = "gst-launch-1.0", "gst-inspect-1.0"
 PIPE_BYTES = 1 << 20
@@ -41,15 +41,22 @@ class GStreamerSource:
     """`source` (the pipeline up to its raw video), scaled and converted to BGR frames of the size asked for."""
 
     def __init__(self, source: str, width: int, height: int, fps: int) -> None:
-        """Starts the child; raises DeviceError when there is no GStreamer. `width` is a multiple of 4."""
+        """Starts the child; raises Rejected when `source` is no command line, DeviceError when there is no GStreamer.
+
+        `width` is a multiple of 4.
+        """
         self.got = f"{width}x{height} at {fps} fps"
         self.frame_s: float | None = None
         self._buffers, self._shape = Buffers(), (height, width, 3)
         self._said = b""
         self._last_s: float | None = None
         try:
+            pipeline = shlex.split(f"{source} ! {TAIL.format(width=width, height=height)}")
+        except ValueError as error:
+            raise Rejected(Reason.BAD_SETTING, f"csi_source: {error}") from None
+        try:
             self._child = subprocess.Popen(
-                [LAUNCH, "-q", *shlex.split(f"{source} ! {TAIL.format(width=width, height=height)}")],
+                [LAUNCH, "-q", *pipeline],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

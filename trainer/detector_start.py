@@ -31,7 +31,7 @@ def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
     parts = _in_pass(network)
     biases: list[Tensor] = []
     for name, part in parts:
-        biases.append(_fill(part, *held.pop(name)) if name in held else _pass_on(part))
+        biases.append(_fill(part, *held[name]) if name in held else _pass_on(part))
     network.stem[0][0].weight.data *= 255  # type: ignore[index]
     _unfold(network, iter(bias for (_, part), bias in zip(parts, biases, strict=True) if part.bias is None), images_NCHW)
 

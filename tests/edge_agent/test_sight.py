@@ -160,8 +160,10 @@ async def test_without_frames_nothing_is_decided(worker: Worker, tmp_path: Path,
     assert caught.value.reason is Reason.NO_FRAMES
 
 
-async def test_a_frame_that_hangs_in_the_shadow_ends_the_agent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    has_ended, goes_on = [], threading.Event()
+@pytest.fixture
+def exits(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Every new model hangs; the agent's exits are written down instead of made."""
+    exits, goes_on = [], threading.Event()
 
     def hangs(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
         goes_on.wait(20)
@@ -169,33 +171,23 @@ async def test_a_frame_that_hangs_in_the_shadow_ends_the_agent(worker: Worker, m
 
     monkeypatch.setattr(sight_module, "HUNG_S", 0.3)
     monkeypatch.setattr(sight_module, "with_release", lambda eyes, *_: dataclasses.replace(eyes, classify=hangs))
-    monkeypatch.setattr(sight_module.os, "_exit", has_ended.append)
-    try:
-        with pytest.raises(Rejected) as caught:
-            await worker.sight.shadow("classifier", Path())
-        assert caught.value.reason is Reason.TIMED_OUT
-        assert has_ended == [1]
-    finally:
-        goes_on.set()
+    monkeypatch.setattr(sight_module.os, "_exit", exits.append)
+    yield exits
+    goes_on.set()
 
 
-async def test_a_frame_that_hangs_is_rolled_back_and_ends_the_agent(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_frame_that_hangs_in_the_shadow_ends_the_agent(worker: Worker, exits: list[int]) -> None:
+    with pytest.raises(Rejected) as caught:
+        await worker.sight.shadow("classifier", Path())
+    assert caught.value.reason is Reason.TIMED_OUT
+    assert exits == [1]
+
+
+async def test_a_frame_that_hangs_is_rolled_back_and_ends_the_agent(worker: Worker, exits: list[int]) -> None:
     """Only a restart ends a thread that hangs; the journal says by then that the old model is to be used."""
-    has_ended, goes_on = [], threading.Event()
-
-    def hangs(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
-        goes_on.wait(20)
-        return worker.eyes.classify(frame, faces)
-
-    monkeypatch.setattr(sight_module, "HUNG_S", 0.3)
-    monkeypatch.setattr(sight_module, "with_release", lambda eyes, *_: dataclasses.replace(eyes, classify=hangs))
-    monkeypatch.setattr(sight_module.os, "_exit", has_ended.append)
-    try:
-        with pytest.raises(Rejected) as caught:
-            await anext(worker.sight.attempt("classifier", Path(), None))
-        assert caught.value.reason is Reason.TIMED_OUT
-        await worker.sight.restore()
-        assert has_ended == [1]
-        assert worker.sight.eyes is worker.eyes
-    finally:
-        goes_on.set()
+    with pytest.raises(Rejected) as caught:
+        await anext(worker.sight.attempt("classifier", Path(), None))
+    assert caught.value.reason is Reason.TIMED_OUT
+    await worker.sight.restore()
+    assert exits == [1]
+    assert worker.sight.eyes is worker.eyes
