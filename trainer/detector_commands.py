@@ -31,6 +31,9 @@ def detector(
         float,
         typer.Option(min=0, max=0.9, help="Part of the scenes that are learned from what the teacher says at every place, not from annotated boxes."),
     ] = 0.5,
+    hold_out: Annotated[
+        bool, typer.Option(help="Hold out one frame in eight to choose the threshold on; without, it is that of the release to start from.")
+    ] = True,
     seed: int = 0,
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:
@@ -38,9 +41,18 @@ def detector(
     from trainer.detector_recipe import DetectorRecipe
     from trainer.detector_run import run_detector
 
-    recipe = DetectorRecipe(size=size, steps=steps, learning_rate=learning_rate, plain_share=plain_share, taught_share=taught_share, seed=seed)
+    recipe = DetectorRecipe(
+        size=size,
+        steps=steps,
+        learning_rate=learning_rate,
+        plain_share=plain_share,
+        taught_share=taught_share,
+        holds_out=hold_out,
+        seed=seed,
+    )
     results = run_detector(data, teacher, runs / name, recipe, err, start)
-    show_detector(results.get("test", results["held_out"]), as_json=False)
+    if scores := results.get("test", results.get("held_out")):
+        show_detector(scores, as_json=False)
     out.print(f"{runs / name}: threshold {results['threshold']}", highlight=False)
 
 

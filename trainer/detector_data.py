@@ -117,15 +117,16 @@ def is_held_out(file: str) -> bool:
     return zlib.crc32(file.encode()) % HELD_OUT_OF == 0
 
 
-def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | None = None) -> Library:
-    """Frames of `data`/frames_train that are not held out, and crops of `data`/faces/train, with the teacher's labels.
+def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | None = None, *, holds_out: bool = True) -> Library:
+    """Frames of `data`/frames_train, and crops of `data`/faces, with the teacher's labels: of both what is for training, and, where nothing
+    is to be held out, what is for validation.
 
     The labels are kept in `cache`, so that a training that is resumed does not make them again. Crops that were cut from the
     frames are left out: some would show held-out frames. Views are also centred on what an `earlier` detector wrongly finds.
     Raises Rejected when a folder is missing or not as expected, before anything is labelled where it can.
     """
     labels = _Labels(teacher, cache)
-    annotated = [frame for frame in read_frames(data / "frames_train") if not is_held_out(frame.file)]
+    annotated = [frame for frame in read_frames(data / "frames_train") if not (holds_out and is_held_out(frame.file))]
     known = [label for label in FOCUS_SHARES if label not in (UNNOTED, NO_FACE)]
     unknown = {label for frame in annotated for label in frame.labels if label not in known}
     if unknown:
@@ -137,7 +138,7 @@ def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | 
         frames.append(doubted)
         mistakes.append(wrong)
     crops, sources = [], [FRAMES_SOURCE] * len(frames)
-    for file, source, image in _read_crops(data / "faces"):
+    for file, source, image in _read_crops(data / "faces", {"train"} if holds_out else {"train", "val"}):
         scene = _crop_scene(image, labels.of(f"crop/{file}", image, CROP_SIDES_PX))
         if scene is not None:
             crops.append(scene)
@@ -184,7 +185,7 @@ def _focus(
 
 
 def held_out(data: Path) -> list[AnnotatedFrame]:
-    """The frames of `data`/frames_train that no training sees."""
+    """The frames of `data`/frames_train that no training which holds out frames sees."""
     return [frame for frame in read_frames(data / "frames_train") if is_held_out(frame.file)]
 
 
@@ -220,11 +221,11 @@ def _stored(cache: Path, digest: str) -> dict[str, Floats]:
         return {}
 
 
-def _read_crops(folder: Path) -> Iterator[tuple[str, str, Image]]:
-    """File, source and picture of the training crops, each with a border of repeated edge pixels."""
+def _read_crops(folder: Path, splits: set[str]) -> Iterator[tuple[str, str, Image]]:
+    """File, source and picture of the crops of some splits, each with a border of repeated edge pixels."""
     try:
         with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
-            rows = [(row["file"], row["source"]) for row in csv.DictReader(file) if row["split"] == "train"]
+            rows = [(row["file"], row["source"]) for row in csv.DictReader(file) if row["split"] in splits]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv in UTF-8 with file, split and source ({error})") from None
     for name, source in rows:

@@ -18,6 +18,9 @@ class DetectorRecipe:
     """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
     taught_share: float = 0.5
     """Share of a batch's scenes that are learned from the teacher's scores and boxes at every place instead of from annotated boxes."""
+    holds_out: bool = True
+    """Whether pictures are held out to choose the threshold on. Without, for a last training by a recipe that those have judged before, they
+    are trained on as well, and the threshold is that of the release it starts from."""
     start: str = ""
     """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""
     seed: int = 0

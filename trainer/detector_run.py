@@ -1,6 +1,5 @@
 """The life of a detector: label the pictures, train, choose the threshold on held-out frames, score on the test frames."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -39,13 +38,18 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
         raise Rejected(Reason.BAD_SETTING, f"size {recipe.size!r}: choose one of {', '.join(SIZES)}")
     if recipe.steps < 2:
         raise Rejected(Reason.BAD_SETTING, f"steps {recipe.steps}: at least 2")
-    exported = read_release(start, "detector")[1].read_bytes() if start else b""
-    if exported:
-        recipe = replace(recipe, start=hashlib.sha256(exported).hexdigest())
-    _check_frames(data)
+    exported, threshold = b"", None
+    if start:
+        manifest, model = read_release(start, "detector")
+        exported = model.read_bytes()
+        recipe = replace(recipe, start=manifest.digest)
+        threshold = None if recipe.holds_out else manifest.threshold
+    elif not recipe.holds_out:
+        raise Rejected(Reason.BAD_SETTING, "nothing is held out to choose a threshold on: name a release to start from, whose threshold to keep")
+    _check_frames(data, recipe.holds_out)
     watched = Teacher(teacher)
     with console.status("labelling pictures"):
-        library = build_library(data, watched, run / LABELS_FILE, Teacher(start / release.MODEL_FILE) if start else None)
+        library = build_library(data, watched, run / LABELS_FILE, Teacher(start / release.MODEL_FILE) if start else None, holds_out=recipe.holds_out)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(run.name, total=recipe.steps)
@@ -53,25 +57,28 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
             losses = " ".join(f"{name} {value:.2f}" for name, value in progress.losses.items())
             bar.update(task, completed=progress.step, description=f"{run.name}: {losses}")
     with console.status("scoring"):
-        return score_detector(data, teacher, run)
+        return score_detector(data, teacher, run, threshold)
 
 
-def _check_frames(data: Path) -> None:
+def _check_frames(data: Path, holds_out: bool) -> None:
     """What could not be scored after hours of training is refused before them."""
     files = [frame.file for frame in read_frames(data / "frames_train")]
-    if not 0 < sum(map(is_held_out, files)) < len(files):
+    if holds_out and not 0 < sum(map(is_held_out, files)) < len(files):
         raise Rejected(Reason.BAD_INPUT, f"{data / 'frames_train'}: of {len(files)} frames, none are left to train on or to validate on; add more")
     if (data / "frames").is_dir():
         read_frames(data / "frames")
 
 
-def score_detector(data: Path, teacher: Path, run: Path) -> dict[str, Any]:
-    """Threshold (on held-out frames) and scores (on `data`/frames) of a trained run, as written to `run`/detector.json."""
+def score_detector(data: Path, teacher: Path, run: Path, threshold: float | None = None) -> dict[str, Any]:
+    """Scores (on `data`/frames) of a trained run, as written to `run`/detector.json; without a threshold, one is chosen on held-out frames."""
     model = run / release.MODEL_FILE
     write_whole(model, export(load_run(run).network))
-    frames = held_out(data)
-    threshold = round(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE), 2)
-    results: dict[str, Any] = {"threshold": threshold, "held_out": detector_eval.compare(model, threshold, teacher, frames)}
+    results: dict[str, Any] = {}
+    if threshold is None:
+        frames = held_out(data)
+        threshold = round(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE), 2)
+        results["held_out"] = detector_eval.compare(model, threshold, teacher, frames)
+    results["threshold"] = threshold
     if (data / "frames").is_dir():
         results["test"] = detector_eval.compare(model, threshold, teacher, read_frames(data / "frames"))
     write_whole(run / RESULTS_FILE, json.dumps(results, indent=1).encode())

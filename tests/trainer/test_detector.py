@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from trainer.detector_data import Teacher, build_library, held_out, is_held_out
 from trainer.detector_eval import NATIVE, evaluate_release, find, yunet_format
 from trainer.detector_net import OUTPUTS
 from trainer.detector_recipe import DetectorRecipe
-from trainer.detector_run import run_detector
+from trainer.detector_run import run_detector, score_detector
 from trainer.frames import read_frames
 
 TINY = DetectorRecipe(size="small", steps=4, batch=2)
@@ -123,6 +124,12 @@ def test_labels_in_a_damaged_file_are_made_again(tmp_path, left):
 def test_an_unknown_size_is_refused(tmp_path):
     with pytest.raises(Rejected) as caught:
         run_detector(tmp_path, tmp_path / "teacher.onnx", tmp_path / "run", DetectorRecipe(size="vast"), Console())
+    assert caught.value.reason is Reason.BAD_SETTING
+
+
+def test_a_training_that_holds_nothing_out_needs_a_release_whose_threshold_to_keep(tmp_path):
+    with pytest.raises(Rejected, match="threshold") as caught:
+        run_detector(tmp_path, tmp_path / "teacher.onnx", tmp_path / "run", replace(TINY, holds_out=False), Console())
     assert caught.value.reason is Reason.BAD_SETTING
 
 
@@ -247,6 +254,18 @@ def test_the_golden_answers_are_what_opencv_answers(finished, tmp_path):
         np.testing.assert_allclose(answer.ravel(), expected, atol=golden.tolerance, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("kept", "said"), [(["threshold", "held_out", "test"], "chosen on held-out frames"), (["threshold"], "no frame was held out")]
+)
+def test_the_card_says_where_the_threshold_comes_from(finished, tmp_path, kept, said):
+    results = json.loads((finished / detector_release.RESULTS_FILE).read_bytes())
+    (finished / detector_release.RESULTS_FILE).write_text(json.dumps({name: results[name] for name in kept}))
+    detector_release.export_detector(finished, "face", "1", tmp_path / "release")
+    assert f"0.55, {said}" in (tmp_path / "release" / "CARD.md").read_text().replace(
+        "that of the release whose weights the training began with: ", ""
+    )
+
+
 def test_two_exports_of_a_run_are_the_same_bytes(finished, tmp_path):
     for name in ("one", "other"):
         detector_release.export_detector(finished, "face", "1", tmp_path / name)
@@ -304,6 +323,17 @@ def test_a_library_holds_no_frame_of_the_validation_and_is_labelled_once(sample,
     monkeypatch.setattr(detector_data.Teacher, "label", None)  # what is stored is not asked for again
     again = build_library(sample, teacher, tmp_path / "labels.npz")
     assert all(np.array_equal(a.boxes_M4, b.boxes_M4) for a, b in zip(library.frames, again.frames, strict=True))
+
+
+def test_a_training_that_holds_nothing_out_sees_what_was_for_validation_and_keeps_its_threshold(sample, data, tmp_path):
+    yunet = data / "models" / "face_detection_yunet_2023mar.onnx"
+    index = sample / "faces" / "index.csv"
+    index.write_text(index.read_text().replace(",train,", ",val,", 2).replace(",train,", ",test,", 2))
+    some, more = (build_library(sample, Teacher(yunet), tmp_path / "labels.npz", holds_out=holds_out) for holds_out in (True, False))
+    assert len(more.frames) == 10 == len(some.frames) + len(held_out(sample))
+    assert len(some.crops) < len(more.crops) <= 6
+    train(tmp_path / "run")
+    assert score_detector(sample, yunet, tmp_path / "run", 0.4) == {"threshold": 0.4} == json.loads((tmp_path / "run" / "detector.json").read_bytes())
 
 
 def test_views_are_centred_on_what_an_earlier_detector_wrongly_finds(sample, data, tmp_path):
