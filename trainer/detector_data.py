@@ -144,6 +144,10 @@ def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | 
             crops.append(scene)
             sources.append(source)
     labels.save()
+    if not crops:
+        raise Rejected(
+            Reason.BAD_INPUT, f"{data / 'faces'}: holds no crop to train on in which the teacher sees a face; scenes are made of frames and crops"
+        )
     focus, cumulated = _focus(frames, annotated, mistakes)
     return Library(tuple(frames), tuple(crops), dict(sorted(Counter(sources).items())), focus, cumulated)
 

@@ -209,6 +209,15 @@ def test_an_index_of_crops_that_cannot_be_read_is_one_line(tmp_path, index):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_without_a_crop_to_train_on_is_one_line(tmp_path):
+    write_frames(tmp_path / "frames_train", [TO_TRAIN_ON])
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "index.csv").write_text("file,split,source\ntest/a.png,test,here\n")
+    with pytest.raises(Rejected, match="no crop") as caught:
+        build_library(tmp_path, Says(), tmp_path / "labels.npz")
+    assert "\n" not in str(caught.value)
+
+
 # --- release
 
 
