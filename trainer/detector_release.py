@@ -25,9 +25,9 @@ MEASURED_PX = (640, 384)
 MAX_BYTES = 200_000
 GOLDEN_PX = 64
 """The smallest input that OpenCV computes rightly: at 32 its depthwise convolutions err on maps that are one place wide."""
-PARITY = 5e-3
-"""Largest difference of any output (boxes and landmarks in strides) from torch that is let pass, as a share of the largest of them if that
-is above 1: the file holds weights of 16 bits."""
+PARITY = {"cls": 5e-3, "obj": 5e-3, "bbox": 2e-2, "kps": 2e-2}
+"""Largest difference of each head's answers (of boxes and landmarks in strides) from torch's that is let pass, as a share of the largest of
+them if that is above 1: the file holds weights of 16 bits."""
 GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
 """Scores of all strides, boxes and landmarks of the coarsest: all 12 would make the manifest too long for a retained message."""
 
@@ -134,7 +134,7 @@ def check_parity(network: DetectorNet, model: Path) -> None:
         for name in OUTPUTS:
             difference = float(np.abs(found[name].reshape(expected[name].shape) - expected[name]).max())
             largest = float(np.abs(expected[name]).max())
-            if not difference <= PARITY * max(1.0, largest):
+            if not difference <= PARITY[name.partition("_")[0]] * max(1.0, largest):
                 raise DeviceError(f"OpenCV differs from torch by {difference:.1e} in {name}, whose answers are up to {largest:.1g}")
 
 

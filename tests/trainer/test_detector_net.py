@@ -1,3 +1,6 @@
+import copy
+from contextlib import nullcontext
+
 import cv2
 import numpy as np
 import onnx
@@ -88,6 +91,17 @@ def test_sizes_that_may_ship_fit_into_200_kilobytes(size):
 
 def test_opencv_and_torch_agree(network, model):
     check_parity(network, model)
+
+
+@pytest.mark.parametrize(("output", "moved", "is_let_pass"), [(6, 0.01, True), (6, 0.05, False), (2, 0.01, True), (2, 0.05, False), (0, 0.1, False)])
+def test_landmarks_and_boxes_may_move_by_a_fiftieth_of_a_stride_and_scores_by_less(network, tmp_path, output, moved, is_let_pass):
+    """Weights of 16 bits move a box by less than a pixel; a file that moves more is another network's."""
+    other = copy.deepcopy(network)
+    for head in other.heads:
+        head[1].bias.data[output] += moved
+    (tmp_path / "moved.onnx").write_bytes(export(other))
+    with nullcontext() if is_let_pass else pytest.raises(DeviceError, match="differs from torch"):
+        check_parity(network, tmp_path / "moved.onnx")
 
 
 def test_another_networks_file_is_no_parity(network, tmp_path):
