@@ -17,7 +17,7 @@ import numpy as np
 from protocol.release import MODEL_FILE
 from trainer.console import out
 from trainer.detector_data import FRAMES_SOURCE
-from trainer.detector_eval import Detect, threshold_like, yunet_format
+from trainer.detector_eval import LABELS, Detect, threshold_like, yunet_format
 from trainer.evaluate import wilson
 from trainer.frames import Image, read_frames
 
@@ -45,7 +45,7 @@ def main(data: Path, yunet: Path, release: Path = SHIPPED) -> None:
     least = {yunet: 0.6, ours: threshold_like(ours, yunet, read_frames(data / "frames"), 1.0)}
     for model, threshold in least.items():
         detect = yunet_format(model)
-        for label in ("with_mask", "without_mask"):
+        for label in LABELS:
             for side in CROP_SIDES_PX:
                 found = [best(detect, crop, side) >= threshold for its_label, crop in crops if its_label == label]
                 low, high = wilson(sum(found), len(found))
