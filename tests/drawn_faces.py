@@ -3,7 +3,11 @@
 import cv2
 import numpy as np
 
+from trainer.detector import fit_detector
 from trainer.detector_data import Library, Scene
+from trainer.detector_recipe import DetectorRecipe
+
+TINY = DetectorRecipe(size="small", steps=4, batch=2)
 
 
 def drawn_scene(number, side=160, size=60):
@@ -24,3 +28,7 @@ def drawn_library(number=8):
     return Library(
         scenes, scenes, {"drawn": number}, tuple((n, scene.boxes_M4[0]) for n, scene in enumerate(scenes)), np.arange(1, number + 1) / number
     )
+
+
+def train(run, recipe=TINY, **settings):
+    return list(fit_detector(drawn_library(), recipe, run, **settings))
