@@ -7,6 +7,7 @@ until the broker has acknowledged it.
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,19 @@ from protocol.topics import Fleet, Topic
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
+Filter = tuple[str, int]
+"""What to subscribe to: a topic, which may have wildcards, and a QoS."""
 
 SEND_TIMEOUT_S = 10
 SUBSCRIBE_TIMEOUT_S = 60
 """Subscribing may bring a flood of retained messages before its acknowledgement."""
 STEADY_S = 5
-"""A connection that lived this long resets the back-off; a shorter one (two cameras with one name) does not."""
+"""A connection that was online so long resets the back-off; a shorter one (two cameras with one name) does not."""
+ASK_AGAIN_AFTER_S = (0, 0.5, 1, 2)
+"""Pauses before each try of a subscription. A cluster that has just lost a node refuses some of several; asking for those alone, on the same
+connection, is over in seconds, where a new connection would have to be granted all of them at once."""
+INSIST_S = 5
+"""Between further tries of a subscription that was refused while the connection is otherwise well."""
 REFUSED = 128
 """Return codes of a subscription from here on mean that it was not granted."""
 
@@ -62,7 +70,7 @@ class _Receiver:
     types: tuple[type[Message], ...]
     queue: asyncio.Queue[Received[Message]]
 
-    def filters(self) -> list[tuple[str, int]]:
+    def filters(self) -> list[Filter]:
         return [(kind.topic.filter(self.scope), kind.topic.qos) for kind in self.types]
 
     def accept(self, raw: aiomqtt.Message) -> None:
@@ -95,6 +103,7 @@ class Link:
         self._receivers: list[_Receiver] = []
         self._client: aiomqtt.Client | None = None
         self._online = asyncio.Event()
+        self._online_s = math.inf
         self._lost: asyncio.Future[None] = asyncio.Future()
         self._session = 0
         self._is_leaving = False
@@ -166,26 +175,32 @@ class Link:
         """
         receiver = _Receiver(scope, types, asyncio.Queue(max_waiting))
         self._receivers.append(receiver)
+        insisting: asyncio.Task[None] | None = None
         try:
-            if self._client is not None:
-                with contextlib.suppress(LinkError):  # the next connection subscribes
-                    await self._subscribe(self._client, receiver.filters())
+            if (client := self._client) is not None and (refused := await self._subscribe(client, receiver.filters())):
+                log.warning("%s; trying again", _refusal(refused))
+                insisting = asyncio.create_task(self._insist(client, refused))
             yield cast("AsyncIterator[Received[M]]", _drain(receiver.queue))
         finally:
             self._receivers.remove(receiver)
+            await end(insisting)
             await self._unsubscribe(receiver)
+
+    async def _insist(self, client: aiomqtt.Client, refused: list[Filter]) -> None:
+        """Subscribes in the end, without giving up a connection that serves the others; the next one subscribes anyway."""
+        while refused and self._client is client:
+            await asyncio.sleep(INSIST_S)
+            refused = await self._subscribe(client, refused)
 
     async def _keep(self) -> None:
         """Connects, stays, and connects again, until cancelled."""
         attempt = 0
-        clock = asyncio.get_running_loop().time
         while True:
             # A new client for each attempt: one that is entered again repeats publishes that already raised.
             client = self._new_client()
-            connected_at: float | None = None
+            self._online_s = math.inf
             try:
                 async with client:
-                    connected_at = clock()
                     self._session += 1
                     await self._serve(client)
             except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
@@ -196,7 +211,7 @@ class Link:
                 log.exception("%s:%d: connection failed", self._broker.host, self._broker.port)
             finally:
                 _let_go(client)
-            if connected_at is not None and clock() - connected_at >= STEADY_S:
+            if asyncio.get_running_loop().time() - self._online_s >= STEADY_S:
                 attempt = 0
             await asyncio.sleep(backoff_s(attempt, random.random()))
             attempt += 1
@@ -216,6 +231,7 @@ class Link:
             finally:
                 introducing.cancel()
             self._online.set()
+            self._online_s = asyncio.get_running_loop().time()
             log.info("connected to %s:%d (session %d)", self._broker.host, self._broker.port, self._session)
             await reader
         finally:
@@ -227,11 +243,15 @@ class Link:
 
     async def _introduce(self, client: aiomqtt.Client) -> None:
         await self.greet()
+        if refused := await self._subscribe(client, self._wanted()):
+            raise LinkError(_refusal(refused))
+
+    def _wanted(self) -> list[Filter]:
         filters = [pair for receiver in self._receivers for pair in receiver.filters()]
         if self._presence:
             status = self._presence.status.topic
             filters.append((status.build(self._presence.address), status.qos))
-        await self._subscribe(client, filters)
+        return filters
 
     async def _read(self, client: aiomqtt.Client) -> None:
         own_status = self._presence.status.topic.build(self._presence.address) if self._presence else None
@@ -252,19 +272,23 @@ class Link:
         with contextlib.suppress(LinkError):  # the next connection greets
             await self.greet()
 
-    async def _subscribe(self, client: aiomqtt.Client, filters: list[tuple[str, int]]) -> None:
-        if not filters:
-            return
-        try:
-            codes = await client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S)
-        except aiomqtt.MqttError as error:
-            raise LinkError(f"not subscribed: {error}") from None
-        for (topic, _), code in zip(filters, codes, strict=True):
-            if int(getattr(code, "value", code)) >= REFUSED:  # type: ignore[call-overload]  # paho gives codes or numbers
-                raise LinkError(f"the broker refused the subscription to {topic}")
+    async def _subscribe(self, client: aiomqtt.Client, filters: list[Filter]) -> list[Filter]:
+        """Those that were not granted, though what is refused is asked for more than once."""
+        for pause_s in ASK_AGAIN_AFTER_S:
+            await asyncio.sleep(pause_s)
+            filters = [pair for pair in filters if pair in self._wanted()]
+            if not filters:
+                break
+            try:
+                codes = await client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S)
+            except aiomqtt.MqttError as error:
+                log.info("not subscribed: %s", error)
+                break
+            filters = [pair for pair, code in zip(filters, codes, strict=True) if _number(code) >= REFUSED]
+        return filters
 
     async def _unsubscribe(self, receiver: _Receiver) -> None:
-        kept = {pair for other in self._receivers for pair in other.filters()}
+        kept = self._wanted()
         gone = [topic for topic, qos in receiver.filters() if (topic, qos) not in kept]
         if self._client is not None and gone and not self._is_leaving:
             with contextlib.suppress(aiomqtt.MqttError):
@@ -292,6 +316,15 @@ class Link:
 async def _drain(queue: asyncio.Queue[Received[Message]]) -> AsyncIterator[Received[Message]]:
     while True:
         yield await queue.get()
+
+
+def _refusal(filters: list[Filter]) -> str:
+    return f"the broker did not grant the subscription to {filters[0][0]}"
+
+
+def _number(code: Any) -> int:
+    """Of a return code, for which paho has a number or an object with one."""
+    return int(getattr(code, "value", code))
 
 
 def _let_go(client: aiomqtt.Client) -> None:

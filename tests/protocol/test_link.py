@@ -5,11 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import aiomqtt
 import pytest
+from greetings import CAMERA, HEALTH, broker, eventually, presence
 from hypothesis import given
 from hypothesis import strategies as st
 from rig import MOSQUITTO, Mosquitto, missing
@@ -19,29 +19,7 @@ from protocol.errors import LinkError, Rejected
 from protocol.link import Link, Presence, backoff_s
 from protocol.messages import Alert, Health, Message, NoMask, Status
 from protocol.rollouts import Chunk, CoordinatorStatus, Desired, Want
-from protocol.topics import ALERT, Address, ChunkAddress, Fleet, ReleaseAddress
-
-CAMERA = Address("maskfleet", "lobby", "door-1")
-HEALTH = Health(boot="b", capture="ok", last_frame_age_s=0, restarts=0, outbox=0, lost=0)
-
-
-def broker(mosquitto, **changes) -> Broker:
-    return Broker(host="127.0.0.1", port=mosquitto.port, keepalive_s=5, **changes)
-
-
-def presence(sessions: list[int] | None = None) -> Presence:
-    def greeting(session: int) -> tuple[Message, ...]:
-        if sessions is not None:
-            sessions.append(session)
-        return (HEALTH,)
-
-    return Presence(CAMERA, greeting)
-
-
-async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.02)
+from protocol.topics import ALERT, ChunkAddress, Fleet, ReleaseAddress
 
 
 async def retained(mosquitto, kind: type[Message]) -> Message | None:
