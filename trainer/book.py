@@ -155,9 +155,12 @@ class Book:
         return any((own := self.entries[name].state.cameras.get(camera)) is not None and own.attempt > 0 for name in newer)
 
     def is_busy(self, rollout: str, camera: str) -> bool:
-        """Whether a camera is at work for another rollout, and should not be disturbed."""
+        """Whether a camera is at work for another rollout than this, and should not be disturbed."""
+        own = self.entries[rollout].state.cameras[camera]
+        if own.fate == "updating" and own.said_s:
+            return False
         others = (entry.state.cameras.get(camera) for name, entry in self.entries.items() if name != rollout)
-        return any(own is not None and own.fate == "updating" for own in others)
+        return any(other is not None and other.fate == "updating" for other in others)
 
     def _begin(self, shipment: Shipment, select: tuple[str, ...], rules: Rules) -> str:
         manifest, at_s = shipment.manifest, self._clock()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-from trainer.rollout_cameras import ask, each, expire, look_again, note, put, recall, recall_running
+from trainer.rollout_cameras import ask, each, expire, look_again, note, put, recall, recall_running, remind
 from trainer.rollout_state import (
     BAD,
     Abort,
@@ -125,7 +125,7 @@ def _go_on(state: Rollout, at_s: float) -> Rollout:
     """One thing that happens by itself now; the same object when there is none."""
     if state.phase is P.DRAFT or state.phase in CLOSED or state.is_superseded:
         return state
-    late = expire(state, at_s)
+    late = remind(expire(state, at_s), at_s)
     if late is not state or state.phase not in ASKING:
         return late
     if why := _alarm(state):
@@ -190,6 +190,8 @@ def _end_wave(state: Rollout, at_s: float) -> Rollout:
     good = sum(own.fate is Fate.COMMITTED for own in answered)
     if answered and not good >= rules.threshold * len(answered):
         return _stop(state, at_s, f"wave {state.wave}: {good} of {len(answered)} answers are good, the threshold is {rules.threshold:g}")
+    if _room(state) and _has_just_left(state, [own for own in state.cameras.values() if own.fate is Fate.WAITING], at_s):
+        return state
     return _enter(state, P.SOAKING, at_s) if wave else _next_wave(state, at_s)
 
 
@@ -202,7 +204,7 @@ def _end_soak(state: Rollout, at_s: float) -> Rollout:
     there = sum(own.is_online for own in committed)
     if there >= rules.quorum * len(committed):
         return _next_wave(state, at_s)
-    if at_s - state.since_s < rules.soak_s + rules.answer_s:
+    if _has_just_left(state, committed, at_s):
         return state
     return _stop(state, at_s, f"wave {state.wave}: only {there} of {len(committed)} cameras are still online")
 
@@ -224,6 +226,11 @@ def _enter(state: Rollout, phase: Phase, at_s: float, reason: str = "") -> Rollo
 
 def _wave(state: Rollout) -> list[Camera]:
     return [own for own in state.cameras.values() if own.wave == state.wave and not own.is_excused]
+
+
+def _has_just_left(state: Rollout, some: list[Camera], at_s: float) -> bool:
+    """Whether one of some cameras may be back soon: a broker, or a coordinator, that restarts takes all away for a moment."""
+    return any(not own.is_online and at_s - own.left_s < state.plan.rules.answer_s for own in some)
 
 
 def _fates(state: Rollout) -> Counter[Fate]:

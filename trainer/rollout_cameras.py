@@ -7,6 +7,9 @@ from protocol.rollouts import ENDED, UpdateState
 from trainer.rollout_state import BAD, Answered, Asked, Camera, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
 
 KEPT_BOOTS = 4
+SAYINGS = 4
+"""So often a camera is asked in the time that it has for an answer: a broker may lose what it has acknowledged."""
+RESTING = ENDED | {UpdateState.IDLE}
 
 
 def note(state: Rollout, event: Event) -> Rollout:
@@ -38,11 +41,22 @@ def expire(state: Rollout, at_s: float) -> Rollout:
     return each(state, late)
 
 
+def remind(state: Rollout, at_s: float) -> Rollout:
+    """Who is there and has not answered for a while is asked again, with the same words: to a camera that heard them, they change nothing."""
+    pause_s = state.plan.rules.answer_s / SAYINGS
+
+    def again(own: Camera) -> Camera:
+        is_due = own.fate is Fate.UPDATING and own.is_online and at_s - own.said_s >= pause_s
+        return change(own, is_told=False) if is_due else own
+
+    return each(state, again)
+
+
 def ask(own: Camera, what: Asked, wave: int = 0) -> Camera:
     """A camera that is asked to fetch the model (`hold`), or to run it in a wave."""
     attempt = own.attempt + 1 if own.asked == "nothing" else own.attempt
     fate = Fate.UPDATING if what == "run" else own.fate
-    return change(own, fate=fate, wave=wave, attempt=attempt, asked=what, is_told=False, has_begun=False)
+    return change(own, fate=fate, wave=wave, attempt=attempt, asked=what, is_told=False, said_s=0, has_begun=False)
 
 
 def recall(own: Camera) -> Camera:
@@ -50,7 +64,7 @@ def recall(own: Camera) -> Camera:
     if own.asked == "nothing" or own.fate is Fate.COMMITTED:
         return own
     own = change(own, fate=Fate.WAITING, wave=0) if own.fate is Fate.UPDATING else own
-    return change(own, asked="nothing", is_told=False, has_begun=False)
+    return change(own, asked="nothing", is_told=False, said_s=0, has_begun=False)
 
 
 def recall_running(own: Camera) -> Camera:
@@ -83,16 +97,21 @@ def change(own: Camera, **changes: Any) -> Camera:
 def _anew(own: Camera, at_s: float) -> Camera:
     """After a connection: the broker may have lost what it had acknowledged, and answers may have been missed."""
     is_told = own.is_told and (own.attempt == 0 or own.fate is Fate.COMMITTED)
-    return change(own, is_online=False, is_told=is_told, told_s=at_s)
+    is_known = own.is_online or own.left_s > 0
+    return change(own, is_online=False, left_s=at_s if is_known else 0, is_told=is_told, told_s=at_s)
 
 
 def _after(own: Camera, state: Rollout, event: Heard | Told | Answered | Unreadable) -> Camera:
     match event:
         case Heard():
-            return change(own, is_online=event.is_online)
+            return change(own, is_online=event.is_online, left_s=event.at_s if own.is_online and not event.is_online else own.left_s)
         case Told():
             is_latest = event.attempt == own.attempt and event.asked == own.asked
-            return change(own, is_told=True, told_s=event.at_s) if is_latest and not own.is_told else own
+            return (
+                change(own, is_told=True, told_s=own.told_s if own.said_s else event.at_s, said_s=event.at_s)
+                if is_latest and not own.is_told
+                else own
+            )
         case Unreadable():
             return _fail(own, "unreadable", event.detail) if own.fate is Fate.UPDATING else own
         case Answered():
@@ -116,8 +135,12 @@ def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
     if event.state is UpdateState.COMMITTED:  # whatever was thought of the camera: this is what it runs
         if event.digest != plan.digest:
             return _fail(own, "wrong_digest", f"it committed to {event.digest[:12]}") if own.fate is Fate.UPDATING else own
-        return change(own, fate=Fate.COMMITTED, wave=own.wave or wave, reason="", detail="", is_excused=False)
-    if event.attempt != own.attempt or own.asked == "nothing" or own.fate in BAD:
+        return change(own, fate=Fate.COMMITTED, wave=own.wave or wave, is_told=True, reason="", detail="", is_excused=False)
+    if event.attempt != own.attempt:
+        return own
+    if own.asked == "nothing":  # at work, it has not heard that it was recalled
+        return own if event.state in RESTING else change(own, is_told=False)
+    if own.fate in BAD:
         return own
     if event.state in ENDED:
         return change(own, fate=Fate(event.state.value), reason=event.reason, detail=event.detail)

@@ -102,6 +102,8 @@ class Camera(_Frozen):
     fate: Fate = Fate.WAITING
     is_online: bool = False
     """Heard since the coordinator's present connection."""
+    left_s: float = 0
+    """Since when it could have been heard, and was not, if it is not there; 0: it never was."""
     wave: int = 0
     """In which it was asked to run the release; 0: not yet."""
     attempt: int = 0
@@ -109,6 +111,9 @@ class Camera(_Frozen):
     is_told: bool = True
     """Whether the broker has acknowledged what is asked."""
     told_s: float = 0
+    """When it first did since the coordinator's present connection."""
+    said_s: float = 0
+    """When it last did; 0: what is asked now has never been said."""
     has_begun: bool = False
     """It has reported that it is at it."""
     is_excused: bool = False

@@ -71,6 +71,8 @@ class Mouth:
 
     async def _tell_one(self, key: tuple[str, str], tell: Tell) -> None:
         rollout, camera = key
+        if self._book.entries[rollout].state.cameras[camera].is_told:  # it has committed meanwhile
+            return
         if tell.asked == "nothing":
             if self._book.asks_since(rollout, camera):
                 return

@@ -165,7 +165,7 @@ class Coordinator:
         ticked_s = 0.0
         while True:
             await asyncio.sleep(TOGETHER_S)
-            if time.monotonic() - ticked_s >= self._settings.tick_s:
+            if self._link.is_online and time.monotonic() - ticked_s >= self._settings.tick_s:  # whoever cannot be heard is not late
                 ticked_s = time.monotonic()
                 self._heard.append(Tick(time.time()))
             self._decide_now()

@@ -20,6 +20,7 @@ from compose.throwaway import shipped, sign_release
 from protocol.broker import Broker
 from protocol.errors import LinkError, Rejected
 from protocol.link import Link
+from protocol.messages import Status
 from protocol.rollouts import Reported, RolloutCommand, RolloutLog, RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import Address
@@ -173,16 +174,39 @@ async def test_retained_and_expired_orders_are_not_carried_out(fleet: Fleet) -> 
     assert {state.phase for state in fleet.states} == {"running", "paused"}
 
 
+MUTE = Address("maskfleet", "site-0", "mute")
+"""A camera that says what a test says."""
+
+
 async def test_a_report_that_cannot_be_read_stops_the_rollout(fleet: Fleet) -> None:
     await fleet.command("rollout", "start", fleet.release("2", 3), *RULES, "--camera", "site-0/mute")
     await fleet.until(lambda: fleet.states)
-    mute = Address("maskfleet", "site-0", "mute")
     async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
-        await client.publish("maskfleet/camera/site-0/mute/status", b"online", qos=1)
+        await client.publish(Status.topic.build(MUTE), b"online", qos=1)
         await fleet.until(lambda: fleet.states[-1].updating == 1)
-        await client.publish(Reported.topic.build(mute), b'{"state": "commited"}', qos=1)
+        await client.publish(Reported.topic.build(MUTE), b'{"state": "commited"}', qos=1)
     paused = await fleet.ends("paused")
     assert "unreadable" in paused.reason
+
+
+async def test_a_broker_that_is_away_longer_than_an_answer_may_take_does_not_stop_a_rollout(fleet: Fleet, mosquitto) -> None:
+    """It says all wills when it is stopped: the coordinator knows that no camera is there, and can hear none that comes back."""
+    await fleet.command("rollout", "start", fleet.release("2", 3), "--soak-s", "1", "--answer-s", "3", "--camera", "site-0/mute")
+    async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
+        await client.publish(Status.topic.build(MUTE), b"online", qos=1)
+        await fleet.until(lambda: fleet.states and fleet.states[-1].updating == 1)
+        last, own = fleet.states[-1], {"name": "gate", "version": "2", "digest": fleet.states[-1].digest, "counter": 3}
+        said = {"rollout": "classifier-3", "attempt": 1, "digest": last.digest, "boot": "b", "seq": 1, "state": "committed"}
+        report = {**said, "installed_version": "gate 2", "latest_version": "gate 2", "classifier": own, "detector": own}
+        await client.publish(Reported.topic.build(MUTE), json.dumps({"v": 1, **report}), qos=1)
+        await fleet.ends("soaking")
+        await client.publish(Status.topic.build(MUTE), b"offline", qos=1)
+    mosquitto.stop()
+    await asyncio.sleep(5)
+    mosquitto.start()
+    async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
+        await client.publish(Status.topic.build(MUTE), b"online", qos=1, retain=True)
+        assert (await fleet.ends("done")).committed == 1
 
 
 async def test_a_second_coordinator_waits(fleet: Fleet) -> None:

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from protocol.errors import Reason, Rejected
 from protocol.signature import TrustedKeys, public_text, trusted_keys
 from trainer import keys
-from trainer.book import Book, StartArgs
+from trainer.book import Book, Entry, StartArgs
 from trainer.journal import Journal
-from trainer.rollout_state import Abort, Heard
+from trainer.rollout_state import Abort, Heard, Rollout, Start, Tick, Told
 from trainer.shelf import Shelf
 
 KEY = Ed25519PrivateKey.generate()
@@ -84,3 +84,24 @@ def test_a_model_is_shipped_to_the_cameras_of_its_rollout_until_that_ends(tmp_pa
     assert not own.ships_to("0" * 32, "hall/door")
     own.do(rollout, Abort(1000.0))
     assert not own.ships_to(model, "hall/door")
+
+
+def test_two_rollouts_that_want_one_camera_do_not_wait_for_each_other(tmp_path: Path, classifier_release: Path) -> None:
+    """It is at work for the first, and does not answer; the first asks it again, and gives it up in time for the second."""
+    own = book(tmp_path)
+    first = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    other = own.entries[first].state.plan.model_copy(update={"rollout": "other", "kind": "detector"})
+    own.entries["other"] = Entry(Rollout(plan=other), own.entries[first].shipment)
+    said: list[str] = []
+    for second in range(1000, 5000, 10):
+        own.hear(Heard(second, "hall/door") if second == 1000 else Tick(second))
+        if second == 1010:
+            own.do("other", Start(second))
+        for key, tell in list(own.tells.items()):
+            if not own.is_busy(*key):
+                said.append(key[0])
+                own.told(key, tell)
+                own.do(key[0], Told(second, tell.camera, tell.attempt, tell.asked))
+    assert said[:8] == [first] * 4 + ["other"] * 4
+    assert sorted(said[8:]) == [first, "other"], "both take it back"
+    assert [entry.state.phase for entry in own.entries.values()] == ["paused", "paused"]

@@ -11,6 +11,7 @@ from protocol.rollouts import UpdateState as U
 from trainer.rollout import TRANSITIONS, allows, is_over, owed, reached, step
 from trainer.rollout_state import (
     Abort,
+    Answered,
     Connected,
     Fate,
     Heard,
@@ -24,6 +25,7 @@ from trainer.rollout_state import (
     Supersede,
     Tell,
     Tick,
+    Told,
     Unreadable,
 )
 
@@ -112,6 +114,63 @@ def test_a_connection_gives_the_asked_their_time_again() -> None:
     assert fleet.state.phase is Phase.RUNNING
 
 
+def test_who_does_not_answer_is_asked_again_and_has_no_more_time_for_it() -> None:
+    """A broker that has lost a node may lose what it had acknowledged."""
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    said = []
+    while fleet.state.phase is Phase.RUNNING:
+        fleet.now_s += 1
+        said += [(fleet.now_s - 1000, action) for action in fleet(Tick).actions if isinstance(action, Tell)]
+    assert said[:3] == [(ANSWER_S * part / 4, Tell(canary, 1, "run")) for part in (1, 2, 3)]
+    assert fleet.now_s == 1000 + ANSWER_S
+    assert "no_answer" in fleet.state.reason
+
+
+def test_who_is_told_long_after_it_was_asked_has_its_whole_time() -> None:
+    """The broker was away, or the camera at work for another rollout."""
+    fleet = Driver(1)
+    state = step(fleet.state, Start(1000)).state
+    state = step(state, Connected(1010), Heard(1010, fleet.names[0])).state
+    state = step(state, Told(1500, fleet.names[0], 1, "run")).state
+    assert state.cameras[fleet.names[0]].fate is Fate.UPDATING
+    assert step(state, Tick(1500 + ANSWER_S - 1)).state.phase is Phase.RUNNING
+    assert step(state, Tick(1500 + ANSWER_S)).state.phase is Phase.PAUSED
+
+
+def test_who_has_committed_is_not_asked_again() -> None:
+    fleet = Driver(1)
+    fleet(Start)
+    late = step(fleet.state, Tick(1000 + ANSWER_S / 2)).state
+    assert len(list(owed(late))) == 1
+    fleet.state = late
+    fleet.answer(fleet.names[0])
+    assert not list(owed(fleet.state))
+
+
+def test_who_is_away_is_not_asked_again() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet(Heard, *fleet.of(Fate.UPDATING), is_online=False)
+    fleet.now_s += ANSWER_S / 2
+    assert not fleet(Tick).actions
+
+
+@pytest.mark.parametrize("at_work", [U.FETCHING, U.TRIAL])
+def test_a_camera_that_did_not_hear_that_it_was_recalled_is_told_again(at_work: U) -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet(Abort)
+    told = []
+    for state in (at_work, U.IDLE):
+        fleet.seq += 1
+        said = {"rollout": "r1", "attempt": 1, "digest": "d" * 64, "boot": "b", "seq": fleet.seq}
+        told.append([action for action in fleet(Answered, canary, state=state, **said).actions if isinstance(action, Tell)])
+    assert told == [[Tell(canary, 1, "nothing")], []]
+
+
 def test_a_report_that_cannot_be_read_is_a_failure_of_who_was_asked() -> None:
     fleet = Driver(20)
     fleet(Start)
@@ -134,6 +193,7 @@ def test_who_is_offline_is_not_asked_and_catches_up() -> None:
     fleet = Driver(20)
     away = fleet.names[7]
     fleet(Heard, away, is_online=False)
+    fleet.now_s += ANSWER_S
     fleet(Start)
     for _ in range(4):
         fleet.wave()
@@ -158,6 +218,51 @@ def test_who_left_before_it_began_waits_again_and_who_left_in_the_middle_has_fai
         fleet(Tick)
         assert fleet.state.phase is phase
         assert canary in (fleet.of(Fate.FAILED) if begins else fleet.of(Fate.WAITING))
+
+
+def test_waves_do_not_go_by_while_all_are_away_for_a_moment() -> None:
+    """The coordinator's connection breaks in the first soak; the camera of that wave is heard first, and the others not yet."""
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary)
+    fleet(Connected)
+    fleet(Heard, canary)
+    fleet.now_s += SOAK_S
+    fleet(Tick)
+    assert (fleet.state.phase, fleet.state.wave) == (Phase.RUNNING, 2)
+    for name in fleet.names:
+        fleet(Heard, name)
+    assert len(fleet.of(Fate.UPDATING)) == 1
+    for _ in range(3):
+        assert fleet.state.phase is Phase.RUNNING
+        fleet.wave()
+    assert (fleet.state.phase, len(fleet.of(Fate.COMMITTED))) == (Phase.DONE, 20)
+
+
+def test_nor_while_they_are_away_for_long_and_a_second_time() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet.wave()
+    fleet(Connected)
+    fleet.now_s += 10 * ANSWER_S  # nothing is decided meanwhile: the coordinator is not there either
+    fleet(Connected)
+    fleet(Tick)
+    assert (fleet.state.phase, fleet.state.wave) == (Phase.RUNNING, 2)
+
+
+def test_a_camera_that_leaves_holds_the_last_wave_as_long_as_an_answer_may_take() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet(Heard, fleet.names[7], is_online=False)
+    for _ in range(4):
+        fleet.wave()
+    assert (fleet.state.phase, fleet.state.wave) == (Phase.RUNNING, 4)
+    fleet.now_s = 1000 + ANSWER_S
+    fleet(Tick)
+    fleet.wave()
+    assert fleet.state.phase is Phase.DONE
+    assert fleet.of(Fate.WAITING) == [fleet.names[7]]
 
 
 def test_late_joiners_come_in_growing_crowds_after_the_end() -> None:
