@@ -41,7 +41,7 @@ class Options:
     door_epochs: int = 100
     """Of every door model, as long as it learns from all pictures; with a source held out there are more, for as many steps."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    students: tuple[str, ...] = ("gate",)
+    students: tuple[str, ...] = ("gate-96",)
     views: int = 12
     """Of each picture, labelled once by the teacher."""
     no_faces: bool = False

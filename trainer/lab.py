@@ -166,7 +166,7 @@ def compress(
     epochs: Annotated[int, typer.Option(min=1, help="Of each reference and each arm of the ablation.")] = 30,
     door_epochs: Annotated[int, typer.Option(min=1, help="Of each door model, over all pictures; as many steps where a source is held out.")] = 100,
     seeds: Annotated[str, typer.Option(help="One repetition for each.")] = "0,1,2",
-    students: Annotated[str, typer.Option(help="Architectures that learn from `lite0`.")] = "gate",
+    students: Annotated[str, typer.Option(help="Architectures that learn from `lite0`.")] = "gate-96",
     only: Annotated[
         str, typer.Option(help="Only these groups (references, ablation, door, folds) or run names, * allowed, and what they need.")
     ] = "",

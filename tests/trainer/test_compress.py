@@ -48,7 +48,7 @@ def test_the_plan_holds_every_run_after_what_it_needs() -> None:
     for number, step in enumerate(steps):
         assert set(step.job.needs) <= set(names[:number])
     assert {step.job.recipe.epochs for step in steps if step.job.architecture == "small"} == {30}
-    epochs = {step.job.lineage.held_out: step.job.recipe.epochs for step in steps if step.job.architecture == "gate"}
+    epochs = {step.job.lineage.held_out: step.job.recipe.epochs for step in steps if step.job.architecture == "gate-96"}
     assert epochs == {"": 100, "a": 400, "b": 114, "c": 114}, "as many steps without a source as with all"
 
 
