@@ -80,19 +80,19 @@ class Installer:
 
     async def run(self) -> None:
         """Goes on where the journal stands, and follows what is desired, until cancelled."""
-        doing = self._begin(await self._take(Started()))
+        doing = await self._begin(await self._take(Started()))
         asking = asyncio.create_task(self._inbox.get())
         try:
             while True:
                 await asyncio.wait({asking} if doing is None else {doing, asking}, return_when=asyncio.FIRST_COMPLETED)
                 if doing is not None and doing.done():
                     event = doing.result()
-                    doing = None if event is None else self._begin(await self._take(event))
+                    doing = None if event is None else await self._begin(await self._take(event))
                 if asking.done():
                     desired, asking = asking.result(), asyncio.create_task(self._inbox.get())
                     if self.state.asked != _name(desired):
                         await end(doing)
-                        doing = self._begin(await self._ask(desired))
+                        doing = await self._begin(await self._ask(desired))
                     else:
                         self.changed.set()
         finally:
@@ -132,8 +132,14 @@ class Installer:
         level = logging.WARNING if after.reason else logging.INFO
         log.log(level, "update: %s -> %s%s%s", before.state, after.state, what, f": {after.reason}, {after.detail}" if after.reason else "")
 
-    def _begin(self, actions: tuple[Action, ...]) -> asyncio.Task[Event | None] | None:
-        return asyncio.create_task(self._do(actions[0])) if actions else None
+    async def _begin(self, actions: tuple[Action, ...]) -> asyncio.Task[Event | None] | None:
+        """What is begun can be broken off for another wish; not which model decides: that is done before any is looked at."""
+        if not actions:
+            return None
+        if actions[0] in (Action.SETTLE, Action.RESTORE):
+            await self._do(actions[0])
+            return None
+        return asyncio.create_task(self._do(actions[0]))
 
     async def _do(self, action: Action) -> Event | None:
         """What came of an action."""

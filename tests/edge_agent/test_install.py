@@ -1,6 +1,7 @@
 """The installer: what it refuses and why, and how what it takes ends."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from update_device import FIGURES, Calm, Device, S
 
 from edge_agent import fetch
 from edge_agent.check import Owner
+from edge_agent.disk import Disk
 from edge_agent.installed import pinned
 from edge_agent.load import Eyes
 from edge_agent.settings import ClassifySettings, Settings
@@ -166,6 +168,26 @@ async def test_a_release_that_is_withdrawn_while_it_is_tried_is_rolled_back(devi
     assert (state.state, state.reason, state.attempt) == (S.ROLLED_BACK, Reason.WITHDRAWN, 2)
     assert "restore" in host.calls
     assert (await device.run(made.desired(attempt=3))).state is S.COMMITTED
+
+
+@pytest.mark.parametrize(("figures", "last"), [(FIGURES, "settle"), (FIGURES.model_copy(update={"latency_p95_ms": 90}), "restore")])
+async def test_a_wish_that_comes_while_a_verdict_is_written_down_does_not_stop_what_it_asks_for(device: Device, figures: Trial, last: str) -> None:
+    """A bad wave fails together, and the coordinator recalls the rest at that moment."""
+
+    class Slow(Disk):
+        def sync(self, path: Path) -> None:
+            time.sleep(0.03)
+            super().sync(path)
+
+    host = Calm(attempt=figures)
+    await device.run(
+        Made("detector", "2", 5),
+        Desired(rollout="r", attempt=1),
+        host=host,
+        disk=Slow(),
+        until=lambda state: state.is_trying and "attempt" in host.calls,
+    )
+    assert host.calls == ["test", "shadow", "attempt", last]
 
 
 async def test_a_trial_ends_with_the_first_figures_that_are_not_good_enough(device: Device) -> None:
