@@ -142,6 +142,7 @@ class Book:
             if is_over(entry.state) and name not in self.unsaid:
                 self._journal.save(entry.state, entry.state, entry.shipment.name, [], self._clock(), is_open=False)
                 del self.entries[name]
+                self.tells = {key: tell for key, tell in self.tells.items() if key[0] != name}
 
     def told(self, key: tuple[str, str], tell: Tell) -> None:
         """The broker has it; a newer wish for the same camera stays owed."""
@@ -155,12 +156,17 @@ class Book:
         return any((own := self.entries[name].state.cameras.get(camera)) is not None and own.attempt > 0 for name in newer)
 
     def is_busy(self, rollout: str, camera: str) -> bool:
-        """Whether a camera is at work for another rollout than this, and should not be disturbed."""
+        """Whether a camera is at work for another rollout than this, or an older one is to ask it first: it should not be disturbed."""
         own = self.entries[rollout].state.cameras[camera]
         if own.fate == "updating" and own.said_s:
             return False
-        others = (entry.state.cameras.get(camera) for name, entry in self.entries.items() if name != rollout)
-        return any(other is not None and other.fate == "updating" for other in others)
+        is_older = True
+        for name, entry in self.entries.items():
+            if name == rollout:
+                is_older = False
+            elif (other := entry.state.cameras.get(camera)) is not None and other.fate == "updating" and (other.said_s or is_older):
+                return True
+        return False
 
     def _begin(self, shipment: Shipment, select: tuple[str, ...], rules: Rules) -> str:
         manifest, at_s = shipment.manifest, self._clock()

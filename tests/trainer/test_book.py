@@ -86,17 +86,18 @@ def test_a_model_is_shipped_to_the_cameras_of_its_rollout_until_that_ends(tmp_pa
     assert not own.ships_to(model, "hall/door")
 
 
-def test_two_rollouts_that_want_one_camera_do_not_wait_for_each_other(tmp_path: Path, classifier_release: Path) -> None:
-    """It is at work for the first, and does not answer; the first asks it again, and gives it up in time for the second."""
+@pytest.mark.parametrize("is_together", [True, False])
+def test_two_rollouts_that_want_one_camera_do_not_wait_for_each_other(tmp_path: Path, classifier_release: Path, is_together: bool) -> None:
+    """It does not answer; the first asks it again, and gives it up in time for the second, whether that came later or both found it at once."""
     own = book(tmp_path)
     first = own.start(StartArgs(release=release(tmp_path, classifier_release)))
     other = own.entries[first].state.plan.model_copy(update={"rollout": "other", "kind": "detector"})
     own.entries["other"] = Entry(Rollout(plan=other), own.entries[first].shipment)
     said: list[str] = []
     for second in range(1000, 5000, 10):
-        own.hear(Heard(second, "hall/door") if second == 1000 else Tick(second))
-        if second == 1010:
+        if second == (1000 if is_together else 1010):
             own.do("other", Start(second))
+        own.hear(Heard(second, "hall/door") if second == 1000 else Tick(second))
         for key, tell in list(own.tells.items()):
             if not own.is_busy(*key):
                 said.append(key[0])
