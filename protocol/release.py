@@ -121,7 +121,7 @@ class Manifest(_Part):
     """Rises with every release of a kind that is signed: an older one that is sent again is known by it."""
     expires: AwareDatetime | None = None
     """From then on no camera takes this release any more."""
-    minimum_agent: str = Field(default="0", pattern=r"^\d{1,9}(\.\d{1,9}){0,3}$")
+    minimum_agent: str = Field(default="0", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,3}$")
     """The oldest agent that can run this model."""
     chunk_bytes: int = Field(default=MAX_CHUNK_BYTES, gt=0, le=MAX_CHUNK_BYTES)
     """The model travels in chunks of this size; the last one may be shorter."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-from trainer.rollout_cameras import ask, each, expire, look_again, note, put, recall, recall_running, remind
+from trainer.rollout_cameras import UNHEARD, ask, each, expire, look_again, note, put, recall, recall_running, remind
 from trainer.rollout_state import (
     BAD,
     Abort,
@@ -98,8 +98,8 @@ def owed(state: Rollout) -> Iterator[Tell]:
 
 
 def reached(state: Rollout) -> tuple[str, ...]:
-    """The cameras that run the release, or are at it: a way back is for them."""
-    return tuple(name for name, own in state.cameras.items() if own.fate in (Fate.COMMITTED, Fate.UPDATING))
+    """The cameras that run the release, are at it, or may be for all that is known: a way back is for them."""
+    return tuple(name for name, own in state.cameras.items() if own.fate in (Fate.COMMITTED, Fate.UPDATING) or own.reason in UNHEARD)
 
 
 def _command(state: Rollout, event: Event) -> Rollout:

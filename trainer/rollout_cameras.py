@@ -9,6 +9,8 @@ from trainer.rollout_state import BAD, Answered, Asked, Camera, Connected, Event
 KEPT_BOOTS = 4
 SAYINGS = 4
 """So often a camera is asked in the time that it has for an answer: a broker may lose what it has acknowledged."""
+NO_ANSWER, UNREADABLE, DUPLICATE = UNHEARD = ("no_answer", "unreadable", "duplicate")
+"""Reasons of failures of which the camera did not say what it runs."""
 RESTING = ENDED | {UpdateState.IDLE}
 
 
@@ -35,7 +37,7 @@ def expire(state: Rollout, at_s: float) -> Rollout:
         if own.fate is not Fate.UPDATING or not own.is_told or at_s - own.told_s < answer_s:
             return own
         if own.has_begun or own.is_online:
-            return _fail(own, "no_answer", f"no answer in {answer_s:g} s")
+            return _fail(own, NO_ANSWER, f"no answer in {answer_s:g} s")
         return recall(own)
 
     return each(state, late)
@@ -113,7 +115,7 @@ def _after(own: Camera, state: Rollout, event: Heard | Told | Answered | Unreada
                 else own
             )
         case Unreadable():
-            return _fail(own, "unreadable", event.detail) if own.fate is Fate.UPDATING else own
+            return _fail(own, UNREADABLE, event.detail) if own.fate is Fate.UPDATING else own
         case Answered():
             return _answer(own, state, event)
 
@@ -125,7 +127,7 @@ def _answer(own: Camera, state: Rollout, event: Answered) -> Camera:
         return own
     if event.boot != latest and event.boot in own.boots:
         twin = change(own, seq=event.seq, boots=(*(boot for boot in own.boots if boot != event.boot), event.boot))
-        return _fail(twin, "duplicate", "two cameras use this name") if own.fate is Fate.UPDATING else twin
+        return _fail(twin, DUPLICATE, "two cameras use this name") if own.fate is Fate.UPDATING else twin
     boots = own.boots if event.boot == latest else (*own.boots, event.boot)[-KEPT_BOOTS:]
     own = change(own, boots=boots, seq=event.seq)
     return _answer_ours(own, state.plan, state.wave, event) if event.rollout == state.plan.rollout else own

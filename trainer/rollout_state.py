@@ -41,7 +41,7 @@ Asked = Literal["nothing", "hold", "run"]
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False)]
-Wave = Annotated[str, Field(pattern=r"^([1-9]\d{0,5}|(100|[1-9]\d?)%)$")]
+Wave = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,5}|(100|[1-9][0-9]?)%)$")]
 """So many cameras, or such a part of all, counted from the first."""
 
 

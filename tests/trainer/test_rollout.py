@@ -182,7 +182,16 @@ def test_a_report_that_cannot_be_read_is_a_failure_of_who_was_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"threshold": float("nan")}, {"threshold": "much"}, {"threshold": 2}, {"quorum": -1}, {"waves": ["1"]}, {"waves": []}]
+    "bad",
+    [
+        {"threshold": float("nan")},
+        {"threshold": "much"},
+        {"threshold": 2},
+        {"quorum": -1},
+        {"waves": ["1"]},
+        {"waves": ["1\U00010d41", "100%"]},
+        {"waves": []},
+    ],
 )
 def test_rules_that_cannot_be_read_start_nothing(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
@@ -372,6 +381,23 @@ def test_a_way_back_is_for_those_that_were_reached() -> None:
     assert fleet.state.phase is Phase.ROLLED_BACK
     assert not fleet.of(Fate.UPDATING)
     assert not any(allows(fleet.state, command) for command in (Start, Pause, Resume, Abort, RollBack))
+
+
+def test_a_way_back_is_also_for_those_of_whom_it_is_not_known_what_they_run() -> None:
+    """They may have committed, and lost power before they said so."""
+    fleet = Driver(40)
+    fleet(Start)
+    for _ in range(2):
+        fleet.wave()
+    silent, refused, *others = fleet.of(Fate.UPDATING)
+    for name in others:
+        fleet.answer(name)
+    fleet.answer(refused, U.REJECTED, reason="expired")
+    fleet.now_s += ANSWER_S
+    fleet(Tick)
+    assert fleet.state.cameras[silent].fate is Fate.FAILED
+    assert silent in reached(fleet.state)
+    assert refused not in reached(fleet.state)
 
 
 def test_a_rollout_that_is_superseded_asks_nobody_any_more() -> None:
