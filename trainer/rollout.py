@@ -7,7 +7,6 @@ what cannot be read counts as bad. Times are arguments.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 
 from trainer.rollout_cameras import UNHEARD, ask, each, expire, look_again, note, put, recall, recall_running, remind
@@ -67,17 +66,18 @@ class Step:
 
 def step(state: Rollout, *events: Event) -> Step:
     """The rollout after an event, or several that came together, and what that asks for."""
-    states = [state]
+    now, phases = state, list[Note]()
     for event in events:
-        states.append(_command(states[-1], event) if type(event) in FROM else note(states[-1], event))
-    while events and (after := _go_on(states[-1], events[-1].at_s)) is not states[-1]:
-        states.append(after)
-    if states[-1] is state:
+        before, now = now, _command(now, event) if type(event) in FROM else note(now, event)
+        phases += _phase_notes(before, now)
+    while events and (after := _go_on(now, events[-1].at_s)) is not now:
+        phases += _phase_notes(now, after)
+        now = after
+    if now is state:
         return Step(state)
-    phases = [line for before, after in pairwise(states) for line in _phase_notes(before, after)]
     known = set(owed(state))
-    tells = [tell for tell in owed(states[-1]) if tell not in known]
-    return Step(states[-1], (*_camera_notes(state, states[-1]), *phases, *tells))
+    tells = [tell for tell in owed(now) if tell not in known]
+    return Step(now, (*_camera_notes(state, now), *phases, *tells))
 
 
 def allows(state: Rollout, command: type[Event]) -> bool:

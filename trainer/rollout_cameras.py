@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from protocol.rollouts import ENDED, UpdateState
-from trainer.rollout_state import BAD, Answered, Asked, Camera, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
+from trainer.rollout_state import BAD, MAX_CAMERAS, Answered, Asked, Camera, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
 
 KEPT_BOOTS = 4
 SAYINGS = 4
@@ -21,7 +21,7 @@ def note(state: Rollout, event: Event) -> Rollout:
             return each(state, lambda own: _anew(own, event.at_s))
         case Heard() | Told() | Answered() | Unreadable():
             own = state.cameras.get(event.camera)
-            if own is None and not state.plan.selects(event.camera):
+            if own is None and (not state.plan.selects(event.camera) or len(state.cameras) >= MAX_CAMERAS):
                 return state
             before = own or Camera()
             after = _after(before, state, event)

@@ -36,6 +36,9 @@ class Fate(StrEnum):
 
 BAD = frozenset({Fate.REJECTED, Fate.FAILED, Fate.ROLLED_BACK})
 
+MAX_CAMERAS = 10_000
+"""More than so many are not heard: whoever may publish can invent names."""
+
 Asked = Literal["nothing", "hold", "run"]
 """What a camera was asked: nothing, to fetch the model and wait, or to run it."""
 
@@ -83,7 +86,7 @@ class Plan(_Frozen):
     version: str
     digest: str
     counter: int
-    select: Annotated[tuple[Annotated[str, Field(min_length=3, max_length=130)], ...], Field(min_length=1, max_length=10_000)] = ("*/*",)
+    select: Annotated[tuple[Annotated[str, Field(min_length=3, max_length=130)], ...], Field(min_length=1, max_length=MAX_CAMERAS)] = ("*/*",)
     """`site/camera` patterns."""
     rules: Rules = Rules()
 

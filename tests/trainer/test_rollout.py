@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from rig import ROOT
 
 from protocol.rollouts import UpdateState as U
+from trainer import rollout_cameras
 from trainer.rollout import TRANSITIONS, allows, is_over, owed, reached, step
 from trainer.rollout_state import (
     Abort,
@@ -439,6 +440,16 @@ def test_a_camera_that_committed_to_something_else_has_failed() -> None:
     [canary] = fleet.of(Fate.UPDATING)
     fleet.answer(canary, digest="e" * 64)
     assert fleet.state.cameras[canary].reason == "wrong_digest"
+
+
+def test_invented_names_do_not_grow_a_rollout_without_end(monkeypatch) -> None:
+    monkeypatch.setattr(rollout_cameras, "MAX_CAMERAS", 30)
+    fleet = Driver(20)
+    for number in range(100):
+        fleet(Heard, f"invented-{number}/door")
+    assert len(fleet.state.cameras) == 30
+    fleet(Heard, fleet.names[3], is_online=False)
+    assert not fleet.state.cameras[fleet.names[3]].is_online
 
 
 def test_only_selected_cameras_belong() -> None:
