@@ -20,6 +20,8 @@ from protocol.rollouts import RolloutLog
 from trainer.rollout_state import Camera, Note, Rollout
 
 LEASE_S = 15.0
+MAX_SKEW_S = 300.0
+"""A lease that seems to run for longer than this is void: the clocks of two machines differ by less, and one that was set back would hold it for hours."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (one INTEGER PRIMARY KEY CHECK (one = 1), host TEXT, pid INTEGER, epoch INTEGER, until_s REAL);
@@ -53,7 +55,8 @@ class Journal:
         with self._transaction():
             row = self._db.execute("SELECT host, pid, epoch, until_s FROM lease").fetchone()
             host, pid, epoch, until_s = row or ("", 0, 0, 0.0)
-            if until_s > self._clock() and not self._is_dead(host, pid):
+            is_running = 0 < until_s - self._clock() <= MAX_SKEW_S
+            if is_running and not self._is_dead(host, pid):
                 return f"{host}, process {pid}"
             self.epoch = epoch + 1
             self._db.execute("REPLACE INTO lease VALUES (1, ?, ?, ?, ?)", (*self._me, self.epoch, self._clock() + LEASE_S))

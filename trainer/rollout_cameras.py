@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from protocol.rollouts import ENDED, UpdateState
-from trainer.rollout_state import BAD, MAX_CAMERAS, Answered, Asked, Camera, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
+from trainer.rollout_state import BAD, MAX_CAMERAS, Answered, Asked, Camera, ClockSet, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
 
 KEPT_BOOTS = 4
 SAYINGS = 4
@@ -18,7 +18,12 @@ def note(state: Rollout, event: Event) -> Rollout:
     """The state, with what an event says about its cameras; the same object when it says nothing new."""
     match event:
         case Connected():
-            return each(state, lambda own: _anew(own, event.at_s))
+            # Of a clock that was set back while no coordinator ran, nobody has told.
+            earlier = state.model_copy(update={"since_s": event.at_s}) if state.since_s > event.at_s else state
+            return each(earlier, lambda own: _anew(own, event.at_s))
+        case ClockSet(by_s=by_s):
+            moved = each(state, lambda own: change(own, **{name: _moved(getattr(own, name), by_s) for name in ("left_s", "told_s", "said_s")}))
+            return moved.model_copy(update={"since_s": _moved(state.since_s, by_s)})
         case Heard() | Told() | Answered() | Unreadable():
             own = state.cameras.get(event.camera)
             if own is None and (not state.plan.selects(event.camera) or len(state.cameras) >= MAX_CAMERAS):
@@ -94,6 +99,10 @@ def put(state: Rollout, cameras: dict[str, Camera]) -> Rollout:
 def change(own: Camera, **changes: Any) -> Camera:
     """A camera with fields changed; the same object when they are as they were."""
     return own if all(getattr(own, key) == value for key, value in changes.items()) else own.model_copy(update=changes)
+
+
+def _moved(at_s: float, by_s: float) -> float:
+    return max(1.0, at_s + by_s) if at_s else at_s  # 0 is never
 
 
 def _anew(own: Camera, at_s: float) -> Camera:

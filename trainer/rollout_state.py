@@ -193,6 +193,13 @@ class Connected(Event):
 
 
 @dataclass(frozen=True)
+class ClockSet(Event):
+    """The coordinator's clock was set, forward or back: what happened before happened at other times than it seemed."""
+
+    by_s: float
+
+
+@dataclass(frozen=True)
 class Heard(Event):
     """A camera is there, or has left."""
 

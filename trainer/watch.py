@@ -22,12 +22,14 @@ from trainer.book import Book, StartArgs
 from trainer.journal import LEASE_S, Journal
 from trainer.publish import RATE_BYTES_S, Publisher
 from trainer.rollout import allows
-from trainer.rollout_state import Abort, Answered, Connected, Event, Heard, Pause, Resume, Tick, Unreadable
+from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Heard, Pause, Resume, Tick, Unreadable
 from trainer.say import Mouth
 from trainer.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
+CLOCK_SET_S = 2.0
+"""The clock was set when it is so far from where it should be: a board wakes in 1970, until it hears the time."""
 TOGETHER_S = 0.05
 """What comes in so short a time is decided and written down together."""
 REMEMBERED = 100
@@ -76,6 +78,7 @@ class Coordinator:
             self._link, settings.base, self._book.find, self._book.ships_to, settings.rate_bytes_s, lambda: bool(self._book.tells)
         )
         self._heard: list[Event] = []
+        self._woke_s = time.time() - time.monotonic()
         self._connected = asyncio.Event()
         self._answered: deque[RolloutAck] = deque(maxlen=REMEMBERED)
 
@@ -171,6 +174,10 @@ class Coordinator:
             self._decide_now()
 
     def _decide_now(self) -> None:
+        ahead_s = time.time() - time.monotonic() - self._woke_s
+        if abs(ahead_s) >= CLOCK_SET_S:
+            self._woke_s += ahead_s
+            self._heard.insert(0, ClockSet(time.time(), ahead_s))
         events, self._heard = self._heard, []
         if events:
             self._book.hear(*events)

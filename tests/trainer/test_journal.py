@@ -80,6 +80,14 @@ def test_a_lease_of_another_machine_is_waited_for(journal: Journal, tmp_path: Pa
     assert other.take() == ""
 
 
+def test_a_lease_from_before_the_clock_was_set_back_is_void(journal: Journal, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "rollouts.sqlite") as db:
+        db.execute("UPDATE lease SET host = 'elsewhere'")
+    clock = Clock()
+    clock.now_s -= 8 * 3600
+    assert Journal(tmp_path / "rollouts.sqlite", clock).take() == ""
+
+
 def test_a_lease_of_a_living_process_of_this_machine_is_waited_for(journal: Journal, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "rollouts.sqlite") as db:
         db.execute("UPDATE lease SET pid = ?", (os.getppid(),))

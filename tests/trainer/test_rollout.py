@@ -13,6 +13,7 @@ from trainer.rollout import TRANSITIONS, allows, is_over, owed, reached, step
 from trainer.rollout_state import (
     Abort,
     Answered,
+    ClockSet,
     Connected,
     Fate,
     Heard,
@@ -148,6 +149,44 @@ def test_who_has_committed_is_not_asked_again() -> None:
     fleet.state = late
     fleet.answer(fleet.names[0])
     assert not list(owed(fleet.state))
+
+
+@pytest.mark.parametrize("by_s", [8 * 3600, -8 * 3600, -1e9, 1.7e9])
+def test_a_clock_that_is_set_moves_no_deadline(by_s: float) -> None:
+    fleet = Driver(20)
+    fleet.now_s = 1e9 + 10
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.now_s += by_s
+    fleet(ClockSet, by_s)
+    fleet.now_s += ANSWER_S - 1
+    fleet(Tick)
+    assert fleet.state.cameras[canary].fate is Fate.UPDATING
+    fleet.answer(canary)
+    fleet.now_s -= by_s
+    fleet(ClockSet, -by_s)
+    fleet.now_s += SOAK_S - 1
+    fleet(Tick)
+    assert fleet.state.phase is Phase.SOAKING
+    fleet.now_s += 1
+    fleet(Tick)
+    assert (fleet.state.phase, fleet.state.wave) == (Phase.RUNNING, 2)
+    fleet.now_s += ANSWER_S
+    fleet(Tick)
+    assert len(fleet.of(Fate.FAILED)) == 1
+
+
+def test_a_clock_that_was_set_back_while_no_coordinator_ran_lengthens_no_soak() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet.answer(*fleet.of(Fate.UPDATING))
+    fleet.now_s -= 900
+    fleet(Connected)
+    for name in fleet.names:
+        fleet(Heard, name)
+    fleet.now_s += SOAK_S
+    fleet(Tick)
+    assert (fleet.state.phase, fleet.state.wave) == (Phase.RUNNING, 2)
 
 
 def test_who_is_away_is_not_asked_again() -> None:

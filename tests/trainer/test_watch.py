@@ -1,0 +1,23 @@
+"""The coordinator and the clock of its machine."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from protocol.broker import Broker
+from trainer.rollout_state import ClockSet, Event
+from trainer.watch import Coordinator, WatchSettings
+
+
+@pytest.mark.parametrize("by_s", [3600, -3600])
+def test_a_clock_that_is_set_is_noticed_once(tmp_path: Path, monkeypatch, by_s: float) -> None:
+    coordinator, heard, wall = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path)), list[Event](), time.time
+    monkeypatch.setattr(coordinator._book, "hear", lambda *events: heard.extend(events))
+    coordinator._decide_now()
+    monkeypatch.setattr(time, "time", lambda: wall() + by_s)
+    coordinator._decide_now()
+    coordinator._decide_now()
+    [event] = heard
+    assert isinstance(event, ClockSet)
+    assert event.by_s == pytest.approx(by_s, abs=1)
