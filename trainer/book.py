@@ -1,6 +1,7 @@
 """The rollouts of a fleet: each event goes through the machine and into the journal before anything comes of it."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from trainer.journal import Journal
 from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
 from trainer.rollout_state import MAX_CAMERAS, Event, Heard, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
 from trainer.shelf import Shelf, Shipment
+
+log = logging.getLogger(__name__)
 
 BACK = Rules(waves=("100%",), threshold=0, quorum=0, soak_s=0, max_failures=1_000_000)
 """A way back goes to all at once, and is not stopped by one that cannot take it."""
@@ -68,6 +71,9 @@ class Book:
         a coordinator that did not start could neither stop it nor take it back.
         """
         for state, shipment in self._journal.load():
+            if is_over(state) and not self._shelf.holds(shipment):
+                log.warning("rollout %s is over, and its release gone: left out", state.plan.rollout)
+                continue
             self.entries[state.plan.rollout] = Entry(state, self._shelf.read(shipment))
             self._owe(state.plan.rollout, tuple(owed(state)))
 
@@ -113,7 +119,7 @@ class Book:
         if (busy := self.under_way()) is not None:
             raise Rejected(Reason.BAD_INPUT, f"rollout {busy.state.plan.rollout} is {busy.state.phase}: abort it or roll it back first")
         shipment = self._shelf.get(args.release)
-        return self._begin(shipment, args.select, args.rules())
+        return self._begin(shipment, self._plan(shipment, args.select, args.rules()))
 
     def roll_back(self, rollout: str, release: str, reason: str) -> str:
         """Ends a rollout and sends its cameras another release, the old model with a higher counter; returns the new rollout's name."""
@@ -127,8 +133,10 @@ class Book:
         if not allows(entry.state, RollBack):
             raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {entry.state.phase}: it cannot be rolled back")
         cameras = reached(entry.state)
-        self.do(rollout, RollBack(self._clock(), reason))
-        return self._begin(shipment, cameras, BACK.model_copy(update={"answer_s": old.rules.answer_s})) if cameras else rollout
+        plan = self._plan(shipment, cameras, BACK.model_copy(update={"answer_s": old.rules.answer_s})) if cameras else None
+        with self._journal.together():
+            self.do(rollout, RollBack(self._clock(), reason))
+            return self._begin(shipment, plan) if plan else rollout
 
     def say_all(self) -> None:
         """Every state is to be said again."""
@@ -168,23 +176,26 @@ class Book:
                 return True
         return False
 
-    def _begin(self, shipment: Shipment, select: tuple[str, ...], rules: Rules) -> str:
-        manifest, at_s = shipment.manifest, self._clock()
-        name = self._free_name(f"{manifest.kind}-{manifest.counter}")
+    def _plan(self, shipment: Shipment, select: tuple[str, ...], rules: Rules) -> Plan:
+        manifest = shipment.manifest
         fields = {key: getattr(manifest, key) for key in ("kind", "name", "version", "digest", "counter")}
         try:
-            plan = Plan(rollout=name, select=select, rules=rules, **fields)
+            return Plan(rollout=self._free_name(f"{manifest.kind}-{manifest.counter}"), select=select, rules=rules, **fields)
         except ValidationError as error:
             raise Rejected(Reason.BAD_PAYLOAD, f"start: {one_line(error)}") from None
-        for old, entry in list(self.entries.items()):
-            if entry.state.plan.kind == manifest.kind:
-                self.do(old, Supersede(at_s))
-        draft = Rollout(plan=plan, since_s=at_s)
-        text = f"{manifest.name} {manifest.version}, counter {manifest.counter}, to {', '.join(select[:5])}{' ...' if len(select) > 5 else ''}"
-        self._save(None, draft, shipment, [Note("started", text=text[:500])])
-        self.entries[name] = Entry(draft, shipment)
-        self.do(name, *(Heard(at_s, camera, is_online) for camera, is_online in self.online.items()), Start(at_s))
-        return name
+
+    def _begin(self, shipment: Shipment, plan: Plan) -> str:
+        at_s = self._clock()
+        with self._journal.together():
+            for old, entry in list(self.entries.items()):
+                if entry.state.plan.kind == plan.kind:
+                    self.do(old, Supersede(at_s))
+            draft, select = Rollout(plan=plan, since_s=at_s), plan.select
+            text = f"{plan.name} {plan.version}, counter {plan.counter}, to {', '.join(select[:5])}{' ...' if len(select) > 5 else ''}"
+            self._save(None, draft, shipment, [Note("started", text=text[:500])])
+            self.entries[plan.rollout] = Entry(draft, shipment)
+            self.do(plan.rollout, *(Heard(at_s, camera, is_online) for camera, is_online in self.online.items()), Start(at_s))
+        return plan.rollout
 
     def _free_name(self, name: str) -> str:
         number, free = 1, name

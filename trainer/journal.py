@@ -21,7 +21,7 @@ from trainer.rollout_state import Camera, Note, Rollout
 
 LEASE_S = 15.0
 MAX_SKEW_S = 300.0
-"""A lease that seems to run for longer than this is void: the clocks of two machines differ by less, and one that was set back would hold it for hours."""
+"""A lease that seems to run for longer is void: the clocks of two machines differ by less, and one that was set back would hold it for hours."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (one INTEGER PRIMARY KEY CHECK (one = 1), host TEXT, pid INTEGER, epoch INTEGER, until_s REAL);
@@ -106,6 +106,10 @@ class Journal:
             self._db.executemany("REPLACE INTO camera VALUES (?, ?, ?)", cameras)
             self._db.executemany("INSERT INTO log (rollout, epoch, at_s, event, camera, text) VALUES (?, ?, ?, ?, ?, ?)", lines)
 
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """Writes that are kept or taken back as one."""
+        return self._transaction()
+
     def unsent(self, most: int = 100) -> list[tuple[str, RolloutLog]]:
         """Lines of the record that the broker has not acknowledged, the oldest first, each with its rollout.
 
@@ -137,7 +141,10 @@ class Journal:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Begun as the writer, and kept or taken back at the end."""
+        """Begun as the writer, and kept or taken back at the end; within another one, with that."""
+        if self._db.in_transaction:
+            yield
+            return
         with self._one_error():
             self._db.execute("BEGIN IMMEDIATE")
             try:

@@ -1,6 +1,7 @@
 """Signed releases that may be shipped: a folder of release folders, and nothing that is not signed."""
 
 import hashlib
+import os
 import shutil
 import tempfile
 import time
@@ -75,15 +76,27 @@ class Shelf:
         shipment = read_shipment(folder)
         shipment.check(self._trusted, datetime.now(UTC))
         target = self._folder / shipment.name
-        if not target.is_dir():
+        if not self.holds(shipment.name):
             half = target.with_suffix(".part")
-            shutil.rmtree(half, ignore_errors=True)
+            for left in (half, target):
+                shutil.rmtree(left, ignore_errors=True)
             half.mkdir(parents=True)
             for name in (MANIFEST_FILE, SIGNATURE_FILE, MODEL_FILE, CARD_FILE):
                 if (folder / name).is_file():
                     shutil.copyfile(folder / name, half / name)
+                    _sync(half / name)
+            _sync(half)
             half.rename(target)
+            _sync(self._folder)
         return shipment
+
+    def holds(self, name: str) -> bool:
+        """Whether a release is there, and whole."""
+        try:
+            self.read(name)
+        except Rejected:
+            return False
+        return True
 
     def get(self, name: str) -> Shipment:
         """A release that is to be shipped from now on; raises Rejected when it is not there, or may not be shipped any more."""
@@ -98,6 +111,15 @@ class Shelf:
         if name not in self._read:
             self._read[name] = read_shipment(self._folder / name)
         return self._read[name]
+
+
+def _sync(path: Path) -> None:
+    """A file, or the names in a folder, outlive a power cut from here on: a rollout is begun on them."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def put_again(shelf: Shelf, folder: Path, key: Path) -> Shipment:

@@ -3,12 +3,13 @@
 import shutil
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from made_releases import Made
 
-from protocol.errors import Reason, Rejected
+from protocol.errors import DeviceError, Reason, Rejected
 from protocol.signature import TrustedKeys, public_text, trusted_keys
 from trainer import keys
 from trainer.book import Book, Entry, StartArgs
@@ -72,6 +73,40 @@ def test_a_release_that_was_read_before_is_checked_at_each_start_and_way_back(tm
     own.do(rollout, Abort(1000.0))
     with pytest.raises(Rejected, match="expired"):
         own.start(StartArgs(release=name))
+
+
+@pytest.mark.parametrize("failing", range(1, 5))
+def test_a_way_back_is_written_down_whole_or_not_at_all(tmp_path: Path, classifier_release: Path, failing: int, monkeypatch) -> None:
+    """The disk is full, or the power fails: the bad release must not be left without a way back."""
+    own, name = book(tmp_path), release(tmp_path, classifier_release)
+    folder = Made("classifier", "old", 8).write(tmp_path / "old")
+    keys.sign(folder, KEY, 8, datetime.now(UTC) + timedelta(days=1), "0", 32 * 1024)
+    old = Shelf(tmp_path / "releases", TRUSTED).put(folder).name
+    bad = own.start(StartArgs(release=name))
+    own.hear(Heard(1000.0, "hall/door"))
+    saved, save = 0, own._journal.save
+
+    def fails(*arguments: Any) -> None:
+        nonlocal saved
+        saved += 1
+        if saved == failing:
+            raise DeviceError("the disk is full")
+        save(*arguments)
+
+    monkeypatch.setattr(own._journal, "save", fails)
+    with pytest.raises(DeviceError):
+        own.roll_back(bad, old, "bad")
+    again = book(tmp_path)
+    assert [(name, entry.state.phase) for name, entry in again.entries.items()] == [(bad, "running")]
+    back = again.roll_back(bad, old, "bad")
+    assert [(name, entry.state.phase) for name, entry in again.entries.items()] == [(bad, "rolled_back"), (back, "running")]
+
+
+def test_a_rollout_that_is_over_needs_its_release_no_more(tmp_path: Path, classifier_release: Path) -> None:
+    own, name = book(tmp_path), release(tmp_path, classifier_release)
+    own.do(own.start(StartArgs(release=name)), Abort(1000.0))
+    shutil.rmtree(tmp_path / "releases" / name)
+    assert book(tmp_path).entries == {}
 
 
 def test_a_model_is_shipped_to_the_cameras_of_its_rollout_until_that_ends(tmp_path: Path, classifier_release: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from protocol.release import MODEL_FILE
 from protocol.signature import key_id
 from trainer import keys
 from trainer.shelf import Shelf
@@ -27,3 +28,13 @@ def test_putting_a_release_twice_is_putting_it_once(tmp_path: Path, classifier_r
     keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
     assert shelf.put(folder).name == shelf.put(folder).name
     assert len(list((tmp_path / "shelf").iterdir())) == 1
+
+
+def test_a_release_that_lost_its_model_in_a_power_cut_is_healed_by_putting_it_again(tmp_path: Path, classifier_release: Path) -> None:
+    folder = shutil.copytree(classifier_release, tmp_path / "release")
+    keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
+    name = Shelf(tmp_path / "shelf", {}).put(folder).name
+    (tmp_path / "shelf" / name / MODEL_FILE).write_bytes(b"")
+    assert not Shelf(tmp_path / "shelf", {}).holds(name)
+    assert Shelf(tmp_path / "shelf", {}).put(folder).name == name
+    assert Shelf(tmp_path / "shelf", {}).holds(name)
