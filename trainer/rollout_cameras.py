@@ -139,7 +139,8 @@ def _answer(own: Camera, state: Rollout, event: Answered) -> Camera:
         return _fail(twin, DUPLICATE, "two cameras use this name") if own.fate is Fate.UPDATING else twin
     boots = own.boots if event.boot == latest else (*own.boots, event.boot)[-KEPT_BOOTS:]
     own = change(own, boots=boots, seq=event.seq)
-    return _answer_ours(own, state.plan, state.wave, event) if event.rollout == state.plan.rollout else own
+    own = _answer_ours(own, state.plan, state.wave, event) if event.rollout == state.plan.rollout else own
+    return _without(own, state.plan, event)
 
 
 def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
@@ -156,6 +157,14 @@ def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
     if event.state in ENDED:
         return change(own, fate=Fate(event.state.value), reason=event.reason, detail=event.detail)
     return change(own, has_begun=True) if own.fate is Fate.UPDATING else own
+
+
+def _without(own: Camera, plan: Plan, event: Answered) -> Camera:
+    """One that had committed and runs an older model waits again: its disk was replaced, or has lost the model."""
+    runs = event.installed.get(plan.kind)
+    if runs is None or own.fate is not Fate.COMMITTED or event.state not in RESTING or runs.digest == plan.digest or runs.counter >= plan.counter:
+        return own
+    return change(own, fate=Fate.WAITING, wave=0, asked="nothing")
 
 
 def _fail(own: Camera, reason: str, detail: str) -> Camera:

@@ -1,6 +1,7 @@
 """What a rollout is made of: its plan, what is known of each camera, what can happen, and what can be done about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from math import ceil
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from protocol.rollouts import Kind, UpdateState
+from protocol.rollouts import Installed, Kind, UpdateState
 
 
 class Phase(StrEnum):
@@ -229,6 +230,8 @@ class Answered(Event):
     seq: int
     reason: str = ""
     detail: str = ""
+    installed: Mapping[Kind, Installed] = field(default_factory=dict)
+    """What it runs."""
 
 
 @dataclass(frozen=True)

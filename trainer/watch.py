@@ -240,5 +240,15 @@ def _answer(camera: str, payload: bytes) -> Event:
     except Rejected as error:
         return Unreadable(time.time(), camera, str(error)[:200])
     return Answered(
-        time.time(), camera, said.rollout, said.attempt, said.digest, said.state, boot=said.boot, seq=said.seq, reason=said.reason, detail=said.detail
+        time.time(),
+        camera,
+        said.rollout,
+        said.attempt,
+        said.digest,
+        said.state,
+        boot=said.boot,
+        seq=said.seq,
+        reason=said.reason,
+        detail=said.detail,
+        installed={"classifier": said.classifier, "detector": said.detector},
     )

@@ -7,6 +7,7 @@ from fleet_driver import ANSWER_S, SOAK_S, Driver
 from pydantic import ValidationError
 from rig import ROOT
 
+from protocol.rollouts import Installed
 from protocol.rollouts import UpdateState as U
 from trainer import rollout_cameras
 from trainer.rollout import TRANSITIONS, allows, is_over, owed, reached, step
@@ -489,6 +490,27 @@ def test_invented_names_do_not_grow_a_rollout_without_end(monkeypatch) -> None:
     assert len(fleet.state.cameras) == 30
     fleet(Heard, fleet.names[3], is_online=False)
     assert not fleet.state.cameras[fleet.names[3]].is_online
+
+
+@pytest.mark.parametrize(
+    ("runs", "is_asked"),
+    [(("d", 2), False), (("e", 1), True), (("e", 3), False)],
+    ids=["what it committed to", "what ships", "something newer"],
+)
+def test_a_camera_whose_disk_was_replaced_is_asked_again(runs: tuple[str, int], is_asked: bool) -> None:
+    """The desired state that it is left with may be of a rollout of the other kind."""
+    fleet = Driver(20)
+    fleet(Start)
+    for _ in range(4):
+        fleet.wave()
+    name = fleet.names[0]
+    installed = {"classifier": Installed(name="door", version="", digest=runs[0] * 64, counter=runs[1])}
+    fleet.answer(name, U.COMMITTED, rollout="detector-9", digest="f" * 64, boot="new", installed=installed)
+    assert fleet.of(Fate.UPDATING) == ([name] if is_asked else [])
+    assert fleet.state.cameras[name].attempt == (2 if is_asked else 1)
+    fleet.answer(name, boot="new", installed={"classifier": Installed(name="door", version="2", digest="d" * 64, counter=2)})
+    assert len(fleet.of(Fate.COMMITTED)) == 20
+    assert fleet.state.phase is Phase.DONE
 
 
 def test_only_selected_cameras_belong() -> None:
