@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,6 @@ from protocol.rollouts import RolloutLog
 from trainer.rollout_state import Camera, Note, Rollout
 
 LEASE_S = 15.0
-MAX_SKEW_S = 300.0
-"""A lease that seems to run for longer is void: the clocks of two machines differ by less, and one that was set back would hold it for hours."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (one INTEGER PRIMARY KEY CHECK (one = 1), host TEXT, pid INTEGER, epoch INTEGER, until_s REAL);
@@ -42,6 +41,7 @@ class Journal:
         self._clock = clock
         self._me = (socket.gethostname(), os.getpid())
         self.epoch = 0
+        self._seen_s = self._seen_at_s = 0.0
         try:
             self._db = sqlite3.connect(file, isolation_level=None, timeout=5)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -55,8 +55,7 @@ class Journal:
         with self._transaction():
             row = self._db.execute("SELECT host, pid, epoch, until_s FROM lease").fetchone()
             host, pid, epoch, until_s = row or ("", 0, 0, 0.0)
-            is_running = 0 < until_s - self._clock() <= MAX_SKEW_S
-            if is_running and not self._is_dead(host, pid):
+            if until_s > self._clock() and not self._is_dead(host, pid) and not self._stands_still(until_s):
                 return f"{host}, process {pid}"
             self.epoch = epoch + 1
             self._db.execute("REPLACE INTO lease VALUES (1, ?, ?, ?, ?)", (*self._me, self.epoch, self._clock() + LEASE_S))
@@ -138,6 +137,12 @@ class Journal:
         if host != self._me[0]:
             return False
         return pid == self._me[1] or not Path(f"/proc/{pid}").exists()
+
+    def _stands_still(self, until_s: float) -> bool:
+        """Whether a lease has not been renewed for as long as we have waited: its end cannot be trusted when the clock was set back."""
+        if until_s != self._seen_s:
+            self._seen_s, self._seen_at_s = until_s, time.monotonic()
+        return time.monotonic() - self._seen_at_s >= LEASE_S
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

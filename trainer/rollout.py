@@ -15,6 +15,7 @@ from trainer.rollout_state import (
     Abort,
     Action,
     Camera,
+    ClockSet,
     Event,
     Fate,
     Note,
@@ -70,7 +71,8 @@ def step(state: Rollout, *events: Event) -> Step:
     for event in events:
         before, now = now, _command(now, event) if type(event) in FROM else note(now, event)
         phases += _phase_notes(before, now)
-    while events and (after := _go_on(now, events[-1].at_s)) is not now:
+    decides = any(type(event) is not ClockSet for event in events)  # of itself, a clock that is set ends no time
+    while decides and (after := _go_on(now, events[-1].at_s)) is not now:
         phases += _phase_notes(now, after)
         now = after
     if now is state:
@@ -99,7 +101,14 @@ def owed(state: Rollout) -> Iterator[Tell]:
 
 def reached(state: Rollout) -> tuple[str, ...]:
     """The cameras that run the release, are at it, or may be for all that is known: a way back is for them."""
-    return tuple(name for name, own in state.cameras.items() if own.fate in (Fate.COMMITTED, Fate.UPDATING) or own.reason in UNHEARD)
+    return tuple(
+        name for name, own in state.cameras.items() if own.fate in (Fate.COMMITTED, Fate.UPDATING) or own.reason in UNHEARD or _is_recalled(own)
+    )
+
+
+def _is_recalled(own: Camera) -> bool:
+    """It was asked, and is no more: it may have committed before it heard."""
+    return own.fate is Fate.WAITING and own.attempt > 0 and own.asked == "nothing"
 
 
 def _command(state: Rollout, event: Event) -> Rollout:

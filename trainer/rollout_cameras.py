@@ -160,9 +160,9 @@ def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
 
 
 def _without(own: Camera, plan: Plan, event: Answered) -> Camera:
-    """One that had committed and runs an older model waits again: its disk was replaced, or has lost the model."""
+    """One that had committed and runs another model, not a newer one, waits again: its disk was replaced, or has lost the model."""
     runs = event.installed.get(plan.kind)
-    if runs is None or own.fate is not Fate.COMMITTED or event.state not in RESTING or runs.digest == plan.digest or runs.counter >= plan.counter:
+    if runs is None or own.fate is not Fate.COMMITTED or event.state not in RESTING or runs.digest == plan.digest or runs.counter > plan.counter:
         return own
     return change(own, fate=Fate.WAITING, wave=0, asked="nothing")
 

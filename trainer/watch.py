@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -73,12 +73,12 @@ class Coordinator:
         self._book = Book(self._journal, self._shelf, time.time)
         presence = Presence(self._fleet, self._on_connection, CoordinatorStatus)
         self._link = Link(settings.broker, f"{settings.base}-coordinator", presence)
-        self._mouth = Mouth(self._link, settings.base, self._book, self._journal, time.time)
+        self._mouth = Mouth(self._link, settings.base, self._book, self._journal, self._now)
         self._publisher = Publisher(
             self._link, settings.base, self._book.find, self._book.ships_to, settings.rate_bytes_s, lambda: bool(self._book.tells)
         )
         self._heard: list[Event] = []
-        self._woke_s = time.time() - time.monotonic()
+        self._woke_s = _woke_s()
         self._connected = asyncio.Event()
         self._answered: deque[RolloutAck] = deque(maxlen=REMEMBERED)
 
@@ -98,6 +98,7 @@ class Coordinator:
         if stop.is_set():
             return
         try:
+            self._woke_s = _woke_s()  # until here another one may have written, and watched the clock
             self._book.load()
             await self._work(stop)
         finally:
@@ -173,11 +174,17 @@ class Coordinator:
                 self._heard.append(Tick(time.time()))
             self._decide_now()
 
-    def _decide_now(self) -> None:
-        ahead_s = time.time() - time.monotonic() - self._woke_s
+    def _now(self) -> float:
+        """The time; if the clock was set, all that happened before is moved along first."""
+        ahead_s = _woke_s() - self._woke_s
         if abs(ahead_s) >= CLOCK_SET_S:
             self._woke_s += ahead_s
-            self._heard.insert(0, ClockSet(time.time(), ahead_s))
+            self._heard = [replace(event, at_s=time.time()) for event in self._heard]  # of the last moments
+            self._book.hear(ClockSet(time.time(), ahead_s))
+        return time.time()
+
+    def _decide_now(self) -> None:
+        self._now()
         events, self._heard = self._heard, []
         if events:
             self._book.hear(*events)
@@ -228,6 +235,11 @@ class Coordinator:
     def _current(self) -> str:
         busy = self._book.under_way()
         return busy.state.plan.rollout if busy else next(reversed(self._book.entries), "")
+
+
+def _woke_s() -> float:
+    """When the machine woke, by its clock as it is set now."""
+    return time.time() - time.monotonic()
 
 
 def _name(address: topics.Address) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,25 @@ def test_a_lease_of_another_machine_is_waited_for(journal: Journal, tmp_path: Pa
     assert other.take() == ""
 
 
-def test_a_lease_from_before_the_clock_was_set_back_is_void(journal: Journal, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_renewed", [True, False])
+def test_a_lease_is_waited_for_as_long_as_it_is_renewed_whatever_the_clock_says(
+    journal: Journal, tmp_path: Path, monkeypatch, is_renewed: bool
+) -> None:
+    """A board wakes in 1970, or its clock was set back."""
     with sqlite3.connect(tmp_path / "rollouts.sqlite") as db:
         db.execute("UPDATE lease SET host = 'elsewhere'")
-    clock = Clock()
-    clock.now_s -= 8 * 3600
-    assert Journal(tmp_path / "rollouts.sqlite", clock).take() == ""
+    early, passed_s = Clock(), 0.0
+    early.now_s -= 8 * 3600
+    monkeypatch.setattr(time, "monotonic", lambda: passed_s)
+    other = Journal(tmp_path / "rollouts.sqlite", early)
+    answers = []
+    while passed_s <= 2 * LEASE_S:
+        answers.append(other.take())
+        passed_s += LEASE_S / 3
+        if is_renewed:
+            journal._clock.now_s += LEASE_S / 3  # type: ignore[attr-defined]
+            journal.renew()
+    assert all(answers) if is_renewed else (answers.index("") == 3)
 
 
 def test_a_lease_of_a_living_process_of_this_machine_is_waited_for(journal: Journal, tmp_path: Path) -> None:

@@ -177,6 +177,19 @@ def test_a_clock_that_is_set_moves_no_deadline(by_s: float) -> None:
     assert len(fleet.of(Fate.FAILED)) == 1
 
 
+def test_a_clock_that_is_set_decides_nothing() -> None:
+    """The coordinator may be away from the broker: what is late then has its time again when it is back."""
+    for answers in (False, True):
+        fleet = Driver(20)
+        fleet(Start)
+        if answers:
+            fleet.answer(*fleet.of(Fate.UPDATING))
+        before = (fleet.state.phase, fleet.state.wave)
+        fleet.now_s += 2 * ANSWER_S
+        fleet(ClockSet, 3.0)
+        assert (fleet.state.phase, fleet.state.wave) == before
+
+
 def test_a_clock_that_was_set_back_while_no_coordinator_ran_lengthens_no_soak() -> None:
     fleet = Driver(20)
     fleet(Start)
@@ -438,6 +451,8 @@ def test_a_way_back_is_also_for_those_of_whom_it_is_not_known_what_they_run() ->
     fleet(Tick)
     assert fleet.state.cameras[silent].fate is Fate.FAILED
     assert silent in reached(fleet.state)
+    fleet(Abort)
+    assert set(reached(fleet.state)) == set(fleet.names) - {refused}
     assert refused not in reached(fleet.state)
 
 
@@ -494,8 +509,8 @@ def test_invented_names_do_not_grow_a_rollout_without_end(monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("runs", "is_asked"),
-    [(("d", 2), False), (("e", 1), True), (("e", 3), False)],
-    ids=["what it committed to", "what ships", "something newer"],
+    [(("d", 2), False), (("e", 1), True), (("e", 2), True), (("e", 3), False)],
+    ids=["what it committed to", "what ships", "what ships, after a loss", "something newer"],
 )
 def test_a_camera_whose_disk_was_replaced_is_asked_again(runs: tuple[str, int], is_asked: bool) -> None:
     """The desired state that it is left with may be of a rollout of the other kind."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from protocol.broker import Broker
-from trainer.rollout_state import ClockSet, Event
+from trainer.rollout_state import ClockSet, Event, Tick
 from trainer.watch import Coordinator, WatchSettings
 
 
@@ -15,9 +15,11 @@ def test_a_clock_that_is_set_is_noticed_once(tmp_path: Path, monkeypatch, by_s: 
     coordinator, heard, wall = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path)), list[Event](), time.time
     monkeypatch.setattr(coordinator._book, "hear", lambda *events: heard.extend(events))
     coordinator._decide_now()
+    coordinator._heard.append(Tick(time.time()))
     monkeypatch.setattr(time, "time", lambda: wall() + by_s)
+    assert coordinator._now() == pytest.approx(wall() + by_s, abs=1)
     coordinator._decide_now()
-    coordinator._decide_now()
-    [event] = heard
-    assert isinstance(event, ClockSet)
-    assert event.by_s == pytest.approx(by_s, abs=1)
+    first, second = heard
+    assert isinstance(first, ClockSet)
+    assert first.by_s == pytest.approx(by_s, abs=1)
+    assert (type(second), second.at_s) == (Tick, pytest.approx(wall() + by_s, abs=1)), "heard before, it is decided in the new time"
