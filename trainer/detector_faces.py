@@ -1,4 +1,4 @@
-"""Faces of other pictures laid over a scene: where no face is, and in the place of those that are there."""
+"""Faces of other pictures laid over a scene, where no face is."""
 
 import cv2
 import numpy as np
@@ -30,34 +30,8 @@ def add_faces(library: Library, scene: Scene, rng: Generator) -> Scene:
     return join(canvas, parts)
 
 
-def swap_faces(library: Library, scene: Scene, rng: Generator) -> Scene:
-    """Face crops laid over most faces of a scene, as large and about as bright: other people on the same shoulders."""
-    boxes_M4, landmarks_M10 = scene.boxes_M4.copy(), scene.landmarks_M10.copy()
-    for number in np.flatnonzero(scene.is_face_M & (rng.random(len(boxes_M4)) < 0.7)):
-        crop = library.crops[int(rng.integers(len(library.crops)))]
-        face, held = boxes_M4[number], crop.boxes_M4[0]
-        scale = float(np.sqrt(face[2:].prod() / held[2:].prod()) * rng.uniform(0.95, 1.2))
-        is_flipped = bool(rng.random() < 0.5)
-        matrix = placing(held[:2] + held[2:] / 2, face[:2] + face[2:] / 2, scale, is_flipped, rng)
-        _blend(scene.image_HWC, crop, matrix, _gain(scene.image_HWC, face, crop) ** rng.uniform(0, 1))
-        moved = move(crop, matrix, is_flipped)
-        boxes_M4[number], landmarks_M10[number] = moved[0][0], moved[1][0]
-    return Scene(scene.image_HWC, *clip(boxes_M4, landmarks_M10, scene.is_face_M, *WINDOW))
-
-
-def _gain(image: Image, face_4: Floats, crop: Scene) -> float:
-    """What makes the upper half of a crop's face, which no mask covers, as bright as that of another."""
-    other, own = (_upper_half(picture, box).mean() + 1 for picture, box in ((image, face_4), (crop.image_HWC, crop.boxes_M4[0])))
-    return float(np.clip(other / own, 0.4, 1.5))
-
-
-def _upper_half(image: Image, box_4: Floats) -> Image:
-    x, y, w, h = np.maximum(box_4, 0).astype(int)
-    return image[y : y + max(1, h // 2), x : x + max(1, w)]
-
-
-def _blend(canvas: Image, crop: Scene, matrix: NDArray[np.float64], gain: float = 1.0) -> None:
-    """Draws the face of a crop through `matrix` onto the canvas, its brightness times `gain`."""
+def _blend(canvas: Image, crop: Scene, matrix: NDArray[np.float64]) -> None:
+    """Draws the face of a crop through `matrix` onto the canvas."""
     height, width = crop.image_HWC.shape[:2]
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) @ matrix[:, :2].T + matrix[:, 2]
     low, high = (np.clip(edge, 0, SIZE_PX).astype(int) for edge in (corners.min(0), np.ceil(corners.max(0))))
@@ -67,9 +41,9 @@ def _blend(canvas: Image, crop: Scene, matrix: NDArray[np.float64], gain: float 
     inner = matrix.copy()
     inner[:, 2] -= low
     share = cv2.warpAffine(_oval(crop), inner, size)[:, :, None]
-    face = cv2.warpAffine(*shrink_first(crop.image_HWC, inner), size) * np.float32(gain)
+    face = cv2.warpAffine(*shrink_first(crop.image_HWC, inner), size)
     window = canvas[low[1] : high[1], low[0] : high[0]]
-    window[:] = np.clip(window * (1 - share) + face * share, 0, 255).astype(np.uint8)
+    window[:] = (window * (1 - share) + face * share).astype(np.uint8)
 
 
 def _oval(crop: Scene) -> Floats:

@@ -3,8 +3,7 @@
 Where the time of such a network goes was measured layer by layer in OpenCV's DNN on one x86 thread: the strided stem and
 the 1x1 convolutions at stride 8 are dear, depthwise 3x3 convolutions and everything at strides 16 and 32 are nearly
 free, 5x5 depthwise convolutions have no fast path. So channels are few and multiples of 8 up to stride 8, and one 1x1
-convolution feeds all four heads of a level. Stages that stride with a depthwise convolution are the fastest; with max pooling before
-the stage, as in YuNet, a network learns more in as many steps, also where a block is left out to pay for it.
+convolution feeds all four heads of a level. Stages stride with a depthwise convolution, which is the fastest.
 """
 
 import copy
@@ -32,8 +31,6 @@ class Widths:
     neck: int
     depths: tuple[int, int, int, int] = (0, 2, 2, 1)
     """Blocks after the first one, at strides 4, 8, 16 and 32."""
-    is_pooled: bool = False
-    """Whether maps are halved by max pooling, not by striding, from stride 4 on."""
 
 
 SIZES = {
@@ -41,7 +38,6 @@ SIZES = {
     "medium": Widths((16, 32, 48, 64, 64), 32),
     "deep": Widths((16, 32, 48, 96, 96), 48, (0, 2, 3, 1)),
     "large": Widths((16, 32, 64, 96, 96), 64),
-    "pooled": Widths((16, 32, 48, 96, 96), 48, (0, 1, 3, 1), is_pooled=True),
 }
 
 
@@ -55,8 +51,8 @@ def _block(width_in: int, width: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(_convolution(width_in, width_in, 3, stride, width_in), _convolution(width_in, width), nn.ReLU(inplace=True))
 
 
-def _stage(width_in: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(_block(width_in, width, stride), *(_block(width, width) for _ in range(depth)))
+def _stage(width_in: int, width: int, depth: int) -> nn.Sequential:
+    return nn.Sequential(_block(width_in, width, stride=2), *(_block(width, width) for _ in range(depth)))
 
 
 class DetectorNet(nn.Module):
@@ -67,9 +63,7 @@ class DetectorNet(nn.Module):
         stem, *stages = widths.stages
         self.widths = widths
         self.stem = nn.Sequential(_convolution(3, stem, 3, stride=2), nn.ReLU(inplace=True))
-        strides = (2, 1, 1, 1) if widths.is_pooled else (2, 2, 2, 2)
-        sizes = zip(pairwise(widths.stages), widths.depths, strides, strict=True)
-        self.stages = nn.ModuleList(_stage(a, b, depth, stride) for (a, b), depth, stride in sizes)
+        self.stages = nn.ModuleList(_stage(a, b, depth) for (a, b), depth in zip(pairwise(widths.stages), widths.depths, strict=True))
         self.lateral = nn.ModuleList(_convolution(width, widths.neck) for width in stages[1:])
         self.smooth = nn.ModuleList(_block(widths.neck, widths.neck) for _ in STRIDES)
         maps = sum(HEADS.values())
@@ -92,7 +86,7 @@ class DetectorNet(nn.Module):
         x = self.stages[0](self.stem(images_NCHW))
         features = []
         for stage, lateral in zip(self.stages[1:], self.lateral, strict=True):
-            x = stage(nn.functional.max_pool2d(x, 2) if self.widths.is_pooled else x)
+            x = stage(x)
             features.append(lateral(x))
         for fine in (1, 0):
             features[fine] = features[fine] + nn.functional.interpolate(features[fine + 1], scale_factor=2.0, mode="nearest")

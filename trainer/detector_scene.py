@@ -1,11 +1,11 @@
-"""Labelled pictures -> endless new scenes: views, mosaics, and faces of other people, of every size."""
+"""Labelled pictures -> endless new scenes: views, mosaics, and added faces, of every size."""
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from trainer.detector_data import Library, Scene
-from trainer.detector_faces import add_faces, swap_faces
+from trainer.detector_faces import add_faces
 from trainer.detector_paint import SIZE_PX, background, cover_faces, decoys, degrade, face_px, light
 from trainer.detector_place import askew, join, placing, put
 from trainer.frames import Image
@@ -22,10 +22,8 @@ def make_scene(library: Library, rng: Generator, *, is_plain: bool = False) -> S
         scene = _view(library, background(rng), rng)
         return Scene(degrade(light(scene.image_HWC, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
     draw = rng.random()
-    if draw < 0.3:
+    if draw < 0.55:
         scene = _views(library, rng)
-    elif draw < 0.55:
-        scene = swap_faces(library, _views(library, rng), rng)
     elif draw < 0.8:
         scene = _mosaic(library, rng)
     else:

@@ -16,7 +16,7 @@ from trainer.detector_release import answers, check_parity
 SHAPES = [(320, 320), (480, 288), (640, 384), (640, 640), (416, 352)]
 
 
-@pytest.fixture(scope="module", params=["small", "pooled"])
+@pytest.fixture(scope="module", params=["small", "deep"])
 def network(request):
     """Untrained, but with answers that differ from place to place and scores on both sides of 0.5."""
     torch.manual_seed(3)
@@ -84,7 +84,7 @@ def test_two_exports_are_the_same_bytes_and_say_nothing_of_this_machine(network)
     assert "BatchNormalization" not in {node.op_type for node in found.graph.node}
 
 
-@pytest.mark.parametrize("size", ["small", "medium", "deep", "pooled"])
+@pytest.mark.parametrize("size", ["small", "medium", "deep"])
 def test_sizes_that_may_ship_fit_into_200_kilobytes(size):
     assert len(export(DetectorNet(SIZES[size]))) <= 200_000
 

@@ -14,7 +14,7 @@ def images() -> torch.Tensor:
     return torch.rand(4, 3, 96, 96)
 
 
-@pytest.mark.parametrize(("old", "new"), [("small", "small"), ("small", "medium"), ("medium", "deep"), ("deep", "deep"), ("pooled", "pooled")])
+@pytest.mark.parametrize(("old", "new"), [("small", "small"), ("small", "medium"), ("medium", "deep"), ("deep", "deep")])
 def test_it_answers_as_before_in_training_as_in_use(old: str, new: str, images: torch.Tensor) -> None:
     network, again = DetectorNet(SIZES[old]).eval(), DetectorNet(SIZES[new])
     restore(again, export(network), images)
@@ -31,7 +31,7 @@ def test_what_is_new_learns(images: torch.Tensor) -> None:
     assert reading.grad[:, 32:].abs().max() > 0, "the head begins to listen to the pyramid's new channels"
 
 
-@pytest.mark.parametrize(("old", "new"), [("large", "small"), ("deep", "pooled"), ("pooled", "deep")])
+@pytest.mark.parametrize(("old", "new"), [("large", "small"), ("deep", "medium")])
 def test_of_another_one_what_fits_is_taken(old: str, new: str, images: torch.Tensor) -> None:
     exported = export(DetectorNet(SIZES[old]))
     whole, again = DetectorNet(SIZES[old]), DetectorNet(SIZES[new])
