@@ -11,7 +11,7 @@ from trainer.watch import Coordinator, WatchSettings
 
 
 @pytest.mark.parametrize("by_s", [3600, -3600])
-def test_a_clock_that_is_set_is_noticed_once(tmp_path: Path, monkeypatch, by_s: float) -> None:
+async def test_a_clock_that_is_set_is_noticed_once(tmp_path: Path, monkeypatch, by_s: float) -> None:
     coordinator, heard, wall = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path)), list[Event](), time.time
     monkeypatch.setattr(coordinator._book, "hear", lambda *events: heard.extend(events))
     coordinator._decide_now()
