@@ -52,7 +52,7 @@ class Journal:
 
     def take(self) -> str:
         """Takes the lease, and begins an epoch; returns who holds it when that is somebody else who may be alive."""
-        with self._transaction():
+        with self.together():
             row = self._db.execute("SELECT host, pid, epoch, until_s FROM lease").fetchone()
             host, pid, epoch, until_s = row or ("", 0, 0, 0.0)
             if until_s > self._clock() and not self._is_dead(host, pid) and not self._stands_still(until_s):
@@ -63,13 +63,13 @@ class Journal:
 
     def renew(self) -> None:
         """Holds the lease for longer."""
-        with self._transaction():
+        with self.together():
             self._check()
             self._db.execute("UPDATE lease SET until_s = ?", (self._clock() + LEASE_S,))
 
     def close(self) -> None:
         """Lets the lease go."""
-        with self._transaction():
+        with self.together():
             self._db.execute("UPDATE lease SET until_s = 0 WHERE epoch = ?", (self.epoch,))
         self._db.close()
 
@@ -95,7 +95,7 @@ class Journal:
         known = before.cameras if before else {}
         cameras = [(name, own, state.model_dump_json()) for own, state in after.cameras.items() if known.get(own) is not state]
         lines = [(name, self.epoch, at_s, note.event, note.camera, note.text) for note in notes]
-        with self._transaction():
+        with self.together():
             self._check()
             self._db.execute(
                 "INSERT INTO rollout VALUES (?, (SELECT COALESCE(MAX(place), 0) + 1 FROM rollout), ?, ?, ?)"
@@ -104,10 +104,6 @@ class Journal:
             )
             self._db.executemany("REPLACE INTO camera VALUES (?, ?, ?)", cameras)
             self._db.executemany("INSERT INTO log (rollout, epoch, at_s, event, camera, text) VALUES (?, ?, ?, ?, ?, ?)", lines)
-
-    def together(self) -> contextlib.AbstractContextManager[None]:
-        """Writes that are kept or taken back as one."""
-        return self._transaction()
 
     def unsent(self, most: int = 100) -> list[tuple[str, RolloutLog]]:
         """Lines of the record that the broker has not acknowledged, the oldest first, each with its rollout.
@@ -119,7 +115,7 @@ class Journal:
 
     def mark_sent(self, seq: int) -> None:
         """The broker has all lines up to this one."""
-        with self._transaction():
+        with self.together():
             self._db.execute("UPDATE log SET is_sent = 1 WHERE is_sent = 0 AND seq <= ?", (seq,))
 
     def _read(self, query: str, *values: object) -> list[Any]:
@@ -145,7 +141,7 @@ class Journal:
         return time.monotonic() - self._seen_at_s >= LEASE_S
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
         """Begun as the writer, and kept or taken back at the end; within another one, with that."""
         if self._db.in_transaction:
             yield

@@ -22,7 +22,7 @@ def note(state: Rollout, event: Event) -> Rollout:
             earlier = state.model_copy(update={"since_s": event.at_s}) if state.since_s > event.at_s else state
             return each(earlier, lambda own: _anew(own, event.at_s))
         case ClockSet(by_s=by_s):
-            moved = each(state, lambda own: change(own, **{name: _moved(getattr(own, name), by_s) for name in ("left_s", "told_s", "said_s")}))
+            moved = each(state, lambda own: _at_other_times(own, by_s))
             return moved.model_copy(update={"since_s": _moved(state.since_s, by_s)})
         case Heard() | Told() | Answered() | Unreadable():
             own = state.cameras.get(event.camera)
@@ -101,6 +101,10 @@ def change(own: Camera, **changes: Any) -> Camera:
     return own if all(getattr(own, key) == value for key, value in changes.items()) else own.model_copy(update=changes)
 
 
+def _at_other_times(own: Camera, by_s: float) -> Camera:
+    return change(own, left_s=_moved(own.left_s, by_s), told_s=_moved(own.told_s, by_s), said_s=_moved(own.said_s, by_s))
+
+
 def _moved(at_s: float, by_s: float) -> float:
     return max(1.0, at_s + by_s) if at_s else at_s  # 0 is never
 
@@ -117,12 +121,9 @@ def _after(own: Camera, state: Rollout, event: Heard | Told | Answered | Unreada
         case Heard():
             return change(own, is_online=event.is_online, left_s=event.at_s if own.is_online and not event.is_online else own.left_s)
         case Told():
-            is_latest = event.attempt == own.attempt and event.asked == own.asked
-            return (
-                change(own, is_told=True, told_s=own.told_s if own.said_s else event.at_s, said_s=event.at_s)
-                if is_latest and not own.is_told
-                else own
-            )
+            if own.is_told or (event.attempt, event.asked) != (own.attempt, own.asked):
+                return own
+            return change(own, is_told=True, told_s=own.told_s if own.said_s else event.at_s, said_s=event.at_s)
         case Unreadable():
             return _fail(own, UNREADABLE, event.detail) if own.fate is Fate.UPDATING else own
         case Answered():

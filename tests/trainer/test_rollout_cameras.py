@@ -1,0 +1,109 @@
+"""What a rollout makes of what cameras say, and of who says it."""
+
+import pytest
+from fleet_driver import Driver
+
+from protocol.rollouts import Installed
+from protocol.rollouts import UpdateState as U
+from trainer import rollout_cameras
+from trainer.rollout_state import (
+    Abort,
+    Answered,
+    Fate,
+    Heard,
+    Phase,
+    Start,
+    Tell,
+    Unreadable,
+)
+
+
+@pytest.mark.parametrize("at_work", [U.FETCHING, U.TRIAL])
+def test_a_camera_that_did_not_hear_that_it_was_recalled_is_told_again(at_work: U) -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet(Abort)
+    told = []
+    for state in (at_work, U.IDLE):
+        fleet.seq += 1
+        said = {"rollout": "r1", "attempt": 1, "digest": "d" * 64, "boot": "b", "seq": fleet.seq}
+        told.append([action for action in fleet(Answered, canary, state=state, **said).actions if isinstance(action, Tell)])
+    assert told == [[Tell(canary, 1, "nothing")], []]
+
+
+def test_a_report_that_cannot_be_read_is_a_failure_of_who_was_asked() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet(Unreadable, fleet.of(Fate.WAITING)[0], "not JSON")
+    assert fleet.state.phase is Phase.RUNNING
+    fleet(Unreadable, canary, "not JSON")
+    assert fleet.state.phase is Phase.PAUSED
+
+
+def test_two_cameras_of_one_name_are_noticed() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    for boot in ("a", "b", "a"):
+        fleet.answer(canary, U.FETCHING, boot=boot)
+    assert fleet.state.cameras[canary].reason == "duplicate"
+    assert fleet.state.phase is Phase.PAUSED
+
+
+def test_old_reports_change_nothing() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary, U.FETCHING, seq=50)
+    fleet.answer(canary, U.FAILED, seq=49)
+    fleet.answer(canary, U.FAILED, seq=51, attempt=0)
+    fleet.answer(canary, U.FAILED, seq=52, rollout="another")
+    assert fleet.state.cameras[canary].fate is Fate.UPDATING
+
+
+def test_a_camera_that_committed_to_something_else_has_failed() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet.answer(canary, digest="e" * 64)
+    assert fleet.state.cameras[canary].reason == "wrong_digest"
+
+
+def test_invented_names_do_not_grow_a_rollout_without_end(monkeypatch) -> None:
+    monkeypatch.setattr(rollout_cameras, "MAX_CAMERAS", 30)
+    fleet = Driver(20)
+    for number in range(100):
+        fleet(Heard, f"invented-{number}/door")
+    assert len(fleet.state.cameras) == 30
+    fleet(Heard, fleet.names[3], is_online=False)
+    assert not fleet.state.cameras[fleet.names[3]].is_online
+
+
+@pytest.mark.parametrize(
+    ("runs", "is_asked"),
+    [(("d", 2), False), (("e", 1), True), (("e", 2), True), (("e", 3), False)],
+    ids=["what it committed to", "what ships", "what ships, after a loss", "something newer"],
+)
+def test_a_camera_whose_disk_was_replaced_is_asked_again(runs: tuple[str, int], is_asked: bool) -> None:
+    """The desired state that it is left with may be of a rollout of the other kind."""
+    fleet = Driver(20)
+    fleet(Start)
+    for _ in range(4):
+        fleet.wave()
+    name = fleet.names[0]
+    installed = {"classifier": Installed(name="door", version="", digest=runs[0] * 64, counter=runs[1])}
+    fleet.answer(name, U.COMMITTED, rollout="detector-9", digest="f" * 64, boot="new", installed=installed)
+    assert fleet.of(Fate.UPDATING) == ([name] if is_asked else [])
+    assert fleet.state.cameras[name].attempt == (2 if is_asked else 1)
+    fleet.answer(name, boot="new", installed={"classifier": Installed(name="door", version="2", digest="d" * 64, counter=2)})
+    assert len(fleet.of(Fate.COMMITTED)) == 20
+    assert fleet.state.phase is Phase.DONE
+
+
+def test_only_selected_cameras_belong() -> None:
+    fleet = Driver(0, select=("hall/*", "*/door-1"))
+    for name in ("hall/a", "yard/door-1", "yard/door-10", "hallway/a"):
+        fleet(Heard, name)
+    assert set(fleet.state.cameras) == {"hall/a", "yard/door-1"}
