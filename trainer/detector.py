@@ -19,7 +19,6 @@ from trainer.detector_batch import batches, make_batch
 from trainer.detector_data import Library
 from trainer.detector_loss import detection_loss, priors
 from trainer.detector_net import SIZES, DetectorNet
-from trainer.detector_paint import SIZE_PX
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_start import restore
 from trainer.detector_teach import DenseTeacher, teaching_loss
@@ -66,12 +65,13 @@ def fit_detector(
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
     parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
     done = _load_state(run, parts)
-    places = priors(SIZE_PX)
     sums: dict[str, float] = {}
     network.train()
     for step, batch in enumerate(batches(library, recipe, teacher, done), done + 1):
         maps_NPC, taught = network(batch.images_NCHW), len(batch.answers.score_TP)
-        loss, losses = detection_loss(maps_NPC[taught:], places, batch.annotated, SIZE_PX)
+        side_px = batch.images_NCHW.shape[-1]
+        places = priors(side_px)
+        loss, losses = detection_loss(maps_NPC[taught:], places, batch.annotated, side_px)
         if taught:
             unlike = teaching_loss(maps_NPC[:taught], batch.answers, places, batch.taught)
             loss, losses = loss + sum(unlike.values()), losses | {name: float(part.detach()) for name, part in unlike.items()}

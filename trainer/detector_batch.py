@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.detector_data import Library, Scene
 from trainer.detector_loss import Targets
 from trainer.detector_recipe import DetectorRecipe
-from trainer.detector_scene import make_scene, odd_scene
+from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene, odd_scene
 from trainer.detector_teach import Answers, DenseTeacher
 
 AHEAD = 3
@@ -34,11 +34,19 @@ class Batch:
     """The regions of the others, counted from T."""
 
 
-def make_batch(library: Library, teacher: DenseTeacher | None, draws: list[Generator], taught_share: float = 0.0, *, is_plain: bool = False) -> Batch:
+def make_batch(
+    library: Library,
+    teacher: DenseTeacher | None,
+    draws: list[Generator],
+    taught_share: float = 0.0,
+    side_px: int = SIDE_PX,
+    *,
+    is_plain: bool = False,
+) -> Batch:
     """One scene for each generator; the same for the same states. Without a teacher nothing is taught."""
     count = round(len(draws) * taught_share) if teacher else 0
-    taught = [odd_scene(library, rng, is_plain=is_plain) for rng in draws[:count]]
-    annotated = [make_scene(library, rng, is_plain=is_plain) for rng in draws[count:]]
+    taught = [odd_scene(library, rng, side_px, is_plain=is_plain) for rng in draws[:count]]
+    annotated = [make_scene(library, rng, side_px, is_plain=is_plain) for rng in draws[count:]]
     images_NHWC = torch.from_numpy(np.stack([scene.image_HWC for scene in (*taught, *annotated)]))
     return Batch(
         (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last),
@@ -56,8 +64,11 @@ def batches(library: Library, recipe: DetectorRecipe, teacher: DenseTeacher | No
 
     def make(index: int) -> Batch:
         is_plain = index >= recipe.steps * (1 - recipe.plain_share)
-        draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(recipe.batch)]
-        return make_batch(library, teacher, draws, recipe.taught_share, is_plain=is_plain)
+        # Large scenes are as many times fewer as they are larger, so that each step costs the same.
+        is_large = np.random.default_rng([recipe.seed, index]).random() < recipe.large_share
+        side_px, count = (LARGE_SIDE_PX, max(1, recipe.batch // (LARGE_SIDE_PX // SIDE_PX) ** 2)) if is_large else (SIDE_PX, recipe.batch)
+        draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(count)]
+        return make_batch(library, teacher, draws, recipe.taught_share, side_px, is_plain=is_plain)
 
     with ThreadPoolExecutor(max_workers=1) as ahead:
         waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, recipe.steps)))

@@ -31,6 +31,9 @@ def detector(
         float,
         typer.Option(min=0, max=0.9, help="Part of the scenes that are learned from what the teacher says at every place, not from annotated boxes."),
     ] = 0.5,
+    large_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the steps whose scenes are twice as high and wide, for large faces.")
+    ] = 0.25,
     hold_out: Annotated[
         bool, typer.Option(help="Hold out one frame in eight to choose the threshold on; without, it is that of the release to start from.")
     ] = True,
@@ -47,6 +50,7 @@ def detector(
         learning_rate=learning_rate,
         plain_share=plain_share,
         taught_share=taught_share,
+        large_share=large_share,
         holds_out=hold_out,
         seed=seed,
     )
@@ -71,7 +75,7 @@ def is_detector_run(run: Path) -> bool:
 
 
 def show_detector(document: dict[str, Any], as_json: bool) -> None:
-    """What detectors find on the same frames, as JSON or as two tables: of all that counts, and of faces found by their size."""
+    """What detectors find on the same frames, as JSON or as three tables: of all faces, and of faces by their size in the frame and in the resized picture."""
     rows = []
     for width, found in document["widths"].items():
         for name, row in found.items():
@@ -92,6 +96,8 @@ def show_detector(document: dict[str, Any], as_json: bool) -> None:
     if not as_json:
         out.print()
         show(document, size_rows(document), as_json)
+        out.print()
+        show(document, shown_rows(document), as_json)
 
 
 def size_rows(document: dict[str, Any]) -> list[dict[str, str]]:
@@ -101,3 +107,9 @@ def size_rows(document: dict[str, Any]) -> list[dict[str, str]]:
         for width, found in document["widths"].items()
         for name, row in found.items()
     ]
+
+
+def shown_rows(document: dict[str, Any]) -> list[dict[str, str]]:
+    """Which faces each detector finds, by their shorter side in pixels of the resized picture, at all widths together."""
+    found = document["recall_by_shown_px"]
+    return [{"in the resized picture": f"{size} px", **{name: share(found[name][size]) for name in found}} for size in found["ours"]]

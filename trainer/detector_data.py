@@ -31,7 +31,7 @@ CROP_PAD = 0.25
 FRAMES_SOURCE = "andrewmvd-853"
 """The data set that the annotated frames, and some of the crops, come from."""
 UNNOTED, NO_FACE = "", "no face"
-FOCUS_SHARES = {"without_mask": 0.45, "with_mask": 0.25, "mask_weared_incorrect": 0.05, UNNOTED: 0.1, NO_FACE: 0.15}
+FOCUS_SHARES = {"without_mask": 0.5, "with_mask": 0.2, "mask_weared_incorrect": 0.05, UNNOTED: 0.1, NO_FACE: 0.15}
 """How often a view is centred on which faces (UNNOTED: those that only the teacher sees), or on what an earlier detector took for one.
 The frames hold five masked faces for a bare one, and drawn as they come, bare faces are found far less often."""
 TOO_SURE = 0.9

@@ -27,8 +27,11 @@ from trainer.measure import latencies
 IOU = 0.35
 LABELS = ("with_mask", "without_mask")
 SIZE_EDGES_PX = (12, 24, 48, 96, 10_000)
+SHOWN_EDGES_PX = (8, 12, 16, 20, 24, 32, 48, 96, 192, 288, 384, 10_000)
 STRIDE = 32
 WIDTHS_PX = (320, 480, 640)
+LARGE_WIDTH_PX = 1280
+"""Where faces become as large as a camera shows them that is given one who stands before it."""
 NATIVE = 0
 """Stands for a frame's own width: what a camera does with frames that are not wider than its limit."""
 
@@ -91,6 +94,8 @@ class Findings:
     labels_M: NDArray[np.str_]
     sizes_M: Floats
     """Shorter side of each annotated face in pixels of the frame."""
+    shown_M: Floats
+    """The same in pixels of the picture that the detector was given."""
     false_K: Floats
     """Scores of the detections that found no annotated face, those of at least min_px."""
 
@@ -109,6 +114,7 @@ def find(detect: Detect, frames: list[AnnotatedFrame], width_px: int, min_px: fl
     found: list[Floats] = []
     labels: list[str] = []
     sizes: list[Floats] = []
+    shown: list[Floats] = []
     false: list[Floats] = []
     for frame in frames:
         image = frame.image_HWC
@@ -120,8 +126,9 @@ def find(detect: Detect, frames: list[AnnotatedFrame], width_px: int, min_px: fl
         found.append(scores_M)
         labels += frame.labels
         sizes.append(frame.boxes_M4[:, 2:].min(1))
+        shown.append(sizes[-1] * scale)
         false.append(rows[is_false_K & (rows[:, 2:4].min(1, initial=1e9) >= min_px), 4])
-    return Findings(len(frames), np.concatenate(found), np.array(labels), np.concatenate(sizes), np.concatenate(false))
+    return Findings(len(frames), np.concatenate(found), np.array(labels), *(np.concatenate(each) for each in (sizes, shown, false)))
 
 
 def match(rows_K5: Floats, boxes_M4: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -160,19 +167,29 @@ def summary(findings: Findings, threshold: float | None, min_px: float = 24) -> 
     """Figures of one detector at one threshold (None: all it says), as a JSON document; each recall with its 95 % Wilson interval."""
     least = np.finfo(np.float32).min if threshold is None else threshold  # a face that nothing found has -inf
     is_found = findings.found_M >= least
-    sizes = {}
-    for low, high in pairwise(SIZE_EDGES_PX):
-        rows = findings.counted(low) & (findings.sizes_M < high)
-        sizes[f"{low}-{high}" if high < SIZE_EDGES_PX[-1] else f"{low}+"] = _share(is_found[rows])
     false = int((findings.false_K >= least).sum())
     return {
         "threshold": None if threshold is None else round(threshold, 4),
         "recall": {label: _share(is_found[findings.counted(min_px, label)]) for label in LABELS},
         "recall_all": _share(is_found[findings.counted(min_px)]),
-        "recall_by_size_px": sizes,
+        "recall_by_size_px": _by_size(is_found, findings.sizes_M, findings.counted(0), SIZE_EDGES_PX),
         "false_positives": false,
         "false_positives_per_picture": round(false / max(1, findings.pictures), 4),
         "average_precision": round(average_precision(findings, min_px), 4),
+    }
+
+
+def by_shown_size(found: list[Findings], threshold: float) -> dict[str, Any]:
+    """Which faces of at least 12 px in the frame one detector finds, at all widths together, by their size in the picture that it was given."""
+    parts = [(findings.found_M >= threshold, findings.shown_M, findings.counted(SIZE_EDGES_PX[0])) for findings in found]
+    is_found_M, shown_M, counts_M = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return _by_size(is_found_M, shown_M, counts_M, SHOWN_EDGES_PX)
+
+
+def _by_size(is_found_M: NDArray[np.bool_], sizes_M: Floats, counts_M: NDArray[np.bool_], edges: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        f"{low}-{high}" if high < edges[-1] else f"{low}+": _share(is_found_M[counts_M & (sizes_M >= low) & (sizes_M < high)])
+        for low, high in pairwise(edges)
     }
 
 
@@ -197,11 +214,14 @@ def compare(
     """Ours, a reference in YuNet's format and the Haar cascade on the same frames, as a JSON document.
 
     Per width: ours at its own threshold, and `ours_at_reference`: ours at the threshold that gives it as many false positives as
-    the reference has at `reference_score`. `time_ms` is measured in turns, one thread, on one frame per width.
+    the reference has at `reference_score`. `recall_by_shown_px`: by the size of the face in the resized picture, over the widths
+    and one more that makes faces large together, without the cascade. `time_ms` is measured in turns, one thread, on one frame per width.
     """
     cv2.setNumThreads(1)
     detectors = _detectors(ours, 0.02, reference, 0.02)
+    thresholds = {"ours": threshold} | ({"reference": reference_score} if reference else {})
     widths: dict[str, Any] = {}
+    shown: dict[str, list[Findings]] = {name: [find(detectors[name], frames, LARGE_WIDTH_PX)] for name in thresholds}
     for width in (*WIDTHS_PX, NATIVE):
         found = {name: find(detect, frames, width, min_px) for name, detect in detectors.items()}
         rows = {"ours": summary(found["ours"], threshold, min_px), "haar": summary(found["haar"], None, min_px)}
@@ -210,12 +230,15 @@ def compare(
             equal = found["ours"].threshold_for(rows["reference"]["false_positives"])
             rows["ours_at_reference"] = summary(found["ours"], equal, min_px)
         widths[str(width) if width else "native"] = rows
+        for name in shown if width else ():
+            shown[name].append(found[name])
     return {
         "frames": len(frames),
         "min_px": min_px,
         "iou": IOU,
         "reference_score": reference_score,
         "widths": widths,
+        "recall_by_shown_px": {name: by_shown_size(each, thresholds[name]) for name, each in shown.items()},
         "time_ms": times(_detectors(ours, threshold, reference, reference_score), frames),
     }
 

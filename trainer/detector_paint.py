@@ -7,30 +7,29 @@ from numpy.random import Generator
 from trainer.detector_data import overlaps
 from trainer.frames import Floats, Image
 
-SIZE_PX = 320
-"""Side of a training scene."""
+SMALLEST_FACE_PX = 11
 
 
-def face_px(rng: Generator, largest: float) -> float:
+def face_px(rng: Generator, largest: float, smallest: float = SMALLEST_FACE_PX) -> float:
     """A size of face, log-uniform: small ones as often as large ones."""
-    return float(np.exp(rng.uniform(np.log(11), np.log(largest))))
+    return float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
 
 
-def background(rng: Generator) -> Image:
-    """A plain colour, a ramp, stripes, or smooth or rough noise."""
+def background(rng: Generator, side_px: int) -> Image:
+    """A plain colour, a ramp, stripes, or smooth or rough noise; as high as it is wide."""
     colours = rng.uniform(0, 255, (2, 3)).astype(np.float32)
-    y, x = np.mgrid[0:SIZE_PX, 0:SIZE_PX].astype(np.float32)
+    y, x = np.mgrid[0:side_px, 0:side_px].astype(np.float32)
     angle = rng.uniform(0, np.pi)
     along = x * np.cos(angle) + y * np.sin(angle)
     kind = int(rng.integers(4))
     if kind == 0:
-        share = along / SIZE_PX * rng.uniform(0, 1.5)
+        share = along / side_px * rng.uniform(0, 1.5)
     elif kind == 1:
         share = np.sin(along / rng.uniform(2, 40)) * rng.uniform(0.5, 4) + 0.5
     else:
         side = int(rng.integers(2, 80))
         rough = rng.uniform(0, 1, (side, side)).astype(np.float32)
-        share = np.asarray(cv2.resize(rough, (SIZE_PX, SIZE_PX), interpolation=cv2.INTER_CUBIC if kind == 2 else cv2.INTER_NEAREST), np.float32)
+        share = np.asarray(cv2.resize(rough, (side_px, side_px), interpolation=cv2.INTER_CUBIC if kind == 2 else cv2.INTER_NEAREST), np.float32)
     ground: Image = (colours[0] + (colours[1] - colours[0]) * share.clip(0, 1)[:, :, None].astype(np.float32)).astype(np.uint8)
     return ground
 
@@ -38,9 +37,10 @@ def background(rng: Generator) -> Image:
 def decoys(image: Image, boxes_M4: Floats, rng: Generator) -> Image:
     """Things that are no faces where none is: ovals in the colours of skin and hair (hands, backs of heads, balls), finger-like bars."""
     image = image.copy()
+    size_XY = image.shape[1::-1]
     for _ in range(int(rng.integers(1, 5))):
         size = face_px(rng, 120)
-        centre = rng.uniform(0, SIZE_PX, 2)
+        centre = rng.uniform(0, size_XY)
         box = np.array([[*(centre - size * 0.75), size * 1.5, size * 1.5]], np.float32)
         if len(boxes_M4) and overlaps(box, boxes_M4).max() > 0.01:
             continue
@@ -85,18 +85,19 @@ def light(image: Image, rng: Generator) -> Image:
 
 def degrade(image: Image, boxes_M4: Floats, rng: Generator) -> Image:
     """Fewer pixels, blur, noise, JPEG; never so much that the smallest face becomes a smudge."""
+    side_px = image.shape[0]
     smallest = float(boxes_M4[:, 2:].min(initial=200))
     if rng.random() < 0.35 and smallest > 14:
         factor = float(rng.uniform(1, min(4.0, smallest / 11)))
-        side = int(SIZE_PX / factor)
-        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        fewer = int(side_px / factor)
+        image = cv2.resize(image, (fewer, fewer), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         up = cv2.INTER_LINEAR if rng.random() < 0.7 else cv2.INTER_CUBIC
-        image = cv2.resize(image, (SIZE_PX, SIZE_PX), interpolation=up).astype(np.uint8, copy=False)
+        image = cv2.resize(image, (side_px, side_px), interpolation=up).astype(np.uint8, copy=False)
     elif rng.random() < 0.25:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 0.3 + smallest / 40))).astype(np.uint8, copy=False)
     if rng.random() < 0.25:
         # Noise of a quarter of the picture, four times: cheaper, and no network of this size sees the repetition.
-        noise = rng.standard_normal((SIZE_PX // 2, SIZE_PX // 2, 3), dtype=np.float32) * rng.uniform(2, 14)
+        noise = rng.standard_normal((side_px // 2, side_px // 2, 3), dtype=np.float32) * rng.uniform(2, 14)
         image = np.clip(image + np.tile(noise, (2, 2, 1)), 0, 255).astype(np.uint8)
     if rng.random() < 0.35:
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 95))])

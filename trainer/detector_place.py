@@ -6,15 +6,12 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from trainer.detector_data import Scene
-from trainer.detector_paint import SIZE_PX
 from trainer.frames import Floats, Image
 
 MIN_FACE_PX = 10
 """Smaller faces are regions to ignore."""
 FLIPPED = (1, 0, 2, 4, 3)
 """Order of the five landmarks in a mirror."""
-WINDOW = np.zeros(2, np.float32), np.full(2, SIZE_PX, np.float32)
-"""Corners of a whole scene."""
 
 
 def move(scene: Scene, matrix_23: NDArray[np.float64], is_flipped: bool) -> tuple[Floats, Floats]:
@@ -92,12 +89,13 @@ def join(canvas: Image, parts: list[Scene]) -> Scene:
 
 def askew(scene: Scene, rng: Generator) -> Scene:
     """The scene turned, sheared and in perspective; boxes become the frames of what they were."""
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32) * SIZE_PX
-    middle = np.float32(SIZE_PX / 2)
+    side_px = scene.image_HWC.shape[0]
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32) * side_px
+    middle = np.float32(side_px / 2)
     turn = _turn(rng.uniform(-0.6, 0.6)) @ np.diag(np.exp(rng.uniform(-0.35, 0.35, 2)))
-    there = (corners - middle) @ turn.T + middle + rng.uniform(-0.12, 0.12, (4, 2)) * SIZE_PX
+    there = (corners - middle) @ turn.T + middle + rng.uniform(-0.12, 0.12, (4, 2)) * side_px
     matrix = cv2.getPerspectiveTransform(corners, there.astype(np.float32))
-    image = cv2.warpPerspective(scene.image_HWC, matrix, (SIZE_PX, SIZE_PX), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+    image = cv2.warpPerspective(scene.image_HWC, matrix, (side_px, side_px), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
     edges = np.concatenate([scene.boxes_M4[:, :2], scene.boxes_M4[:, :2] + scene.boxes_M4[:, 2:]], 1)[:, [0, 1, 2, 1, 2, 3, 0, 3]]
     moved = cv2.perspectiveTransform(edges.reshape(-1, 1, 2), matrix).reshape(-1, 4, 2) if len(edges) else np.zeros((0, 4, 2), np.float32)
     low, high = moved.min(1), moved.max(1)

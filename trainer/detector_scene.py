@@ -6,28 +6,32 @@ from numpy.typing import NDArray
 
 from trainer.detector_data import Library, Scene
 from trainer.detector_faces import add_faces
-from trainer.detector_paint import SIZE_PX, background, cover_faces, decoys, degrade, face_px, light
+from trainer.detector_paint import SMALLEST_FACE_PX, background, cover_faces, decoys, degrade, face_px, light
 from trainer.detector_place import askew, join, placing, put
-from trainer.frames import Image
+from trainer.frames import Floats, Image
 
-LARGEST_FACE_PX = 290
+SIDE_PX, LARGE_SIDE_PX = 320, 640
+"""Of a scene, and of one for large faces: what is larger than a scene can never be learned from it."""
+SMALLEST_LARGE_PX = 120
+LARGEST_SCALE = 6
+DRAWS = 12
 
 
-def make_scene(library: Library, rng: Generator, *, is_plain: bool = False) -> Scene:
-    """One scene of SIZE_PX x SIZE_PX; the same for the same state of `rng`.
+def make_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_plain: bool = False) -> Scene:
+    """One scene of `side_px` x `side_px`; the same for the same state of `rng`.
 
     A plain one is a view of one frame with nothing painted on it: what a camera sees, for the end of a training.
     """
     if is_plain:
-        scene = _view(library, background(rng), rng)
+        scene = _view(library, background(rng, side_px), rng)
         return Scene(degrade(light(scene.image_HWC, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
     draw = rng.random()
     if draw < 0.55:
-        scene = _views(library, rng)
+        scene = _views(library, rng, side_px)
     elif draw < 0.8:
-        scene = _mosaic(library, rng)
+        scene = _mosaic(library, rng, side_px)
     else:
-        scene = add_faces(library, _views(library, rng) if rng.random() < 0.8 else _empty(rng), rng)
+        scene = add_faces(library, _views(library, rng, side_px) if rng.random() < 0.8 else _empty(rng, side_px), rng)
     image = scene.image_HWC
     if rng.random() < 0.35:
         image = decoys(image, scene.boxes_M4, rng)
@@ -36,49 +40,66 @@ def make_scene(library: Library, rng: Generator, *, is_plain: bool = False) -> S
     return Scene(degrade(light(image, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
 
 
-def odd_scene(library: Library, rng: Generator, *, is_plain: bool = False) -> Scene:
+def odd_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_plain: bool = False) -> Scene:
     """A scene as `make_scene` makes them, half of them as if seen askew: for a teacher that needs no boxes, which are no longer exact."""
-    scene = make_scene(library, rng, is_plain=is_plain)
+    scene = make_scene(library, rng, side_px, is_plain=is_plain)
     return askew(scene, rng) if rng.random() < 0.5 else scene
 
 
-def _view(library: Library, canvas: Image, rng: Generator, low: tuple[int, int] = (0, 0), high: tuple[int, int] = (SIZE_PX, SIZE_PX)) -> Scene:
-    """Part of a frame in a window of the canvas, at a scale that gives one of its faces, or of its mistakes, a drawn size."""
+def _view(library: Library, canvas: Image, rng: Generator, low: tuple[int, int] = (0, 0), high: tuple[int, int] | None = None) -> Scene:
+    """Part of a frame in a window of the canvas (all of it), at a scale that gives one of its faces, or of its mistakes, a drawn size."""
+    side_px = canvas.shape[0]
+    high = high or (side_px, side_px)
     window = np.array(high) - low
     if rng.random() < 0.95 and library.focus:
-        number, box = library.focus[int(np.searchsorted(library.focus_cumulated, rng.random()))]
-        frame = library.frames[number]
-        point: NDArray[np.floating] = box[:2] + box[2:] / 2
-        scale = face_px(rng, min(LARGEST_FACE_PX, window.min() * 0.9)) / float(np.sqrt(box[2] * box[3]))
+        frame, box, scale = _focus(library, rng, window.min() * 0.9, is_large=side_px > SIDE_PX)
+        half: NDArray[np.floating] = box[2:] / 2
+        point: NDArray[np.floating] = box[:2] + half
     else:
         frame = library.frames[int(rng.integers(len(library.frames)))]
         point, scale = rng.uniform(0, 1, 2) * frame.image_HWC.shape[1::-1], float(rng.uniform(0.5, 3))
+        half = np.zeros(2)
     size = np.array(frame.image_HWC.shape[1::-1])
-    scale = float(np.clip(scale, 0.2, 6))
+    scale = float(np.clip(scale, 0.2, LARGEST_SCALE))
     is_flipped = bool(rng.random() < 0.5)
+    margin = np.minimum(scale * half, window / 2)  # what the view is centred on lies in the window whole
     # The frame covers the window, or lies within it: a view that shows less than it could is a waste.
     reach = scale * (point if not is_flipped else np.array([size[0] - point[0], point[1]]))
     slack = window - scale * size
-    corner = np.clip(rng.uniform(0, 1, 2) * window - reach, np.minimum(slack, 0), np.maximum(slack, 0))
+    corner = np.clip(rng.uniform(margin, window - margin) - reach, np.minimum(slack, 0), np.maximum(slack, 0))
     matrix = placing(point, (corner + reach + low).astype(np.float32), scale, is_flipped, rng)
     return put(canvas, frame, matrix, is_flipped, low, high)
 
 
-def _views(library: Library, rng: Generator) -> Scene:
+def _focus(library: Library, rng: Generator, largest_px: float, *, is_large: bool) -> tuple[Scene, Floats, float]:
+    """A frame, the box in it to centre a view on, and the scale that gives that a drawn size.
+
+    Most faces of the frames are too small to fill a large scene, and those that can are drawn for it.
+    """
+    size_px = face_px(rng, largest_px, SMALLEST_LARGE_PX if is_large else SMALLEST_FACE_PX)
+    for _ in range(DRAWS if is_large else 1):
+        number, box = library.focus[int(np.searchsorted(library.focus_cumulated, rng.random()))]
+        scale = size_px / float(np.sqrt(box[2] * box[3]))
+        if scale <= LARGEST_SCALE:
+            break
+    return library.frames[number], box, scale
+
+
+def _views(library: Library, rng: Generator, side_px: int) -> Scene:
     """One frame, or four around a drawn point."""
-    canvas = background(rng)
+    canvas = background(rng, side_px)
     if rng.random() < 0.55:
         return _view(library, canvas, rng)
-    x, y = (int(v) for v in rng.uniform(0.25, 0.75, 2) * SIZE_PX)
-    windows = [((0, 0), (x, y)), ((x, 0), (SIZE_PX, y)), ((0, y), (x, SIZE_PX)), ((x, y), (SIZE_PX, SIZE_PX))]
+    x, y = (int(v) for v in rng.uniform(0.25, 0.75, 2) * side_px)
+    windows = [((0, 0), (x, y)), ((x, 0), (side_px, y)), ((0, y), (x, side_px)), ((x, y), (side_px, side_px))]
     return join(canvas, [_view(library, canvas, rng, low, high) for low, high in windows])
 
 
-def _mosaic(library: Library, rng: Generator) -> Scene:
+def _mosaic(library: Library, rng: Generator, side_px: int) -> Scene:
     """A grid of tiles, each a face crop or a part of a frame."""
-    canvas = background(rng)
+    canvas = background(rng, side_px)
     tiles = int(rng.choice([1, 2, 3, 4, 6, 8], p=[0.15, 0.25, 0.25, 0.2, 0.1, 0.05]))
-    edges = np.linspace(0, SIZE_PX, tiles + 1).astype(int)
+    edges = np.linspace(0, side_px, tiles + 1).astype(int)
     parts = []
     for row in range(tiles):
         for column in range(tiles):
@@ -101,5 +122,5 @@ def _crop_tile(library: Library, canvas: Image, rng: Generator, low: tuple[int, 
     return put(canvas, crop, matrix, is_flipped, low, high)
 
 
-def _empty(rng: Generator) -> Scene:
-    return join(background(rng), [])
+def _empty(rng: Generator, side_px: int) -> Scene:
+    return join(background(rng, side_px), [])

@@ -1,5 +1,6 @@
 """The training of a detector: to the same end however often it is cut off."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from protocol.errors import Rejected
 from trainer.detector import CONFIG_FILE, WEIGHTS_FILE, fit_detector, load_run
+from trainer.detector_batch import batches
 from trainer.detector_commands import is_detector_run
 from trainer.detector_recipe import DetectorRecipe
 
@@ -63,3 +65,16 @@ def test_no_file_of_a_run_is_ever_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", lambda path, data, real=Path.write_bytes: written.append(path.name) or real(path, data))
     train(tmp_path)
     assert written == [f"{CONFIG_FILE}.part", f"{WEIGHTS_FILE}.part"]
+
+
+@pytest.mark.parametrize(("share", "shape"), [(0.0, (8, 3, 320, 320)), (1.0, (2, 3, 640, 640))])
+def test_large_scenes_are_fewer_in_a_batch(share, shape):
+    recipe = replace(TINY, batch=8, steps=2, large_share=share)
+    assert [tuple(batch.images_NCHW.shape) for batch in batches(drawn_library(), recipe, None, 0)] == [shape] * 2
+
+
+def test_a_resumed_training_draws_large_scenes_where_it_would_have():
+    recipe = replace(TINY, steps=8, large_share=0.5)
+    sides = [batch.images_NCHW.shape[-1] for batch in batches(drawn_library(), recipe, None, 0)]
+    assert set(sides) == {320, 640}
+    assert [batch.images_NCHW.shape[-1] for batch in batches(drawn_library(), recipe, None, 3)] == sides[3:]

@@ -7,7 +7,7 @@ import pytest
 from trainer import measure
 from trainer.detector_card import table
 from trainer.detector_commands import show_detector
-from trainer.detector_eval import NATIVE, Findings, average_precision, compare, find, match, summary
+from trainer.detector_eval import NATIVE, Findings, average_precision, by_shown_size, compare, find, match, summary
 from trainer.detector_net import SIZES, DetectorNet, export
 from trainer.frames import AnnotatedFrame
 
@@ -39,6 +39,15 @@ def test_boxes_are_given_back_in_pixels_of_the_frame():
     assert not len(findings.false_K)
 
 
+def test_a_face_counts_as_large_as_it_is_in_the_picture_that_was_looked_at():
+    seen = lambda image: rows([0, 0, 200, 200, 0.9]) if image.shape[1] == 640 else rows()  # noqa: E731
+    found = [find(seen, [frame((0, 0, 100, 100), (200, 100, 11, 11))], width) for width in (NATIVE, 640)]
+    shares = by_shown_size(found, 0.5)
+    assert (shares["96-192"]["found"], shares["96-192"]["n"]) == (0, 1)
+    assert (shares["192-288"]["found"], shares["192-288"]["n"]) == (1, 1)
+    assert sum(share["n"] for share in shares.values()) == 2, "a face below 12 px in the frame counts at no width"
+
+
 def test_small_faces_and_small_false_positives_do_not_count():
     frames = [frame((10, 10, 40, 40), (100, 100, 10, 10), (200, 100, 50, 50), labels=("with_mask", "without_mask", "mask_weared_incorrect"))]
     detect = lambda _: rows([10, 10, 40, 40, 0.9], [150, 20, 10, 10, 0.9], [60, 60, 30, 30, 0.6])  # noqa: E731
@@ -52,7 +61,7 @@ def test_small_faces_and_small_false_positives_do_not_count():
 
 
 def test_the_threshold_for_so_many_false_positives():
-    findings = Findings(1, rows().ravel(), np.array([]), rows().ravel(), np.array([0.9, 0.5, 0.7], np.float32))
+    findings = Findings(1, rows().ravel(), np.array([]), rows().ravel(), rows().ravel(), np.array([0.9, 0.5, 0.7], np.float32))
     for allowed in range(3):
         threshold = findings.threshold_for(allowed)
         assert (findings.false_K >= threshold).sum() == allowed
@@ -61,7 +70,8 @@ def test_the_threshold_for_so_many_false_positives():
 
 def findings(found, false):
     n = len(found)
-    return Findings(1, np.array(found, np.float32), np.array(["with_mask"] * n), np.full(n, 30, np.float32), np.array(false, np.float32))
+    sizes = np.full(n, 30, np.float32)
+    return Findings(1, np.array(found, np.float32), np.array(["with_mask"] * n), sizes, sizes, np.array(false, np.float32))
 
 
 def test_average_precision_of_simple_orders():
@@ -87,10 +97,11 @@ def test_the_comparison_makes_both_tables(tmp_path, monkeypatch, capsys):
     assert set(result["time_ms"]["320"]) == {"ours", "reference", "haar"}
     assert len(table(result)) == 2 + 4 * 4
     show_detector(result, as_json=False)
-    first, second = capsys.readouterr().out.split("\n\n")
+    first, second, third = capsys.readouterr().out.split("\n\n")
     assert len(first.splitlines()) == len(second.splitlines()) == 1 + 4 * 4
     assert "24-48 px" in second
     assert "(0/2)" in second
+    assert "(0/3)" in next(line for line in third.splitlines() if "48-96 px" in line), "80 px at 640 wide, and 60, and 60 at 480"
     show_detector(result, as_json=True)
     assert json.loads(capsys.readouterr().out) == result
 

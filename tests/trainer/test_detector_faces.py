@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from trainer.detector_data import Scene, overlaps
 from trainer.detector_faces import add_faces
-from trainer.detector_paint import SIZE_PX
+from trainer.detector_scene import SIDE_PX
 
 LIBRARY = drawn_library()
 SEEDS = st.integers(0, 2**32)
@@ -13,7 +13,7 @@ SEEDS = st.integers(0, 2**32)
 
 def ground_with(boxes):
     boxes_M4 = np.array(boxes, np.float32).reshape(-1, 4)
-    image = np.full((SIZE_PX, SIZE_PX, 3), 120, np.uint8)
+    image = np.full((SIDE_PX, SIDE_PX, 3), 120, np.uint8)
     return Scene(image, boxes_M4, np.full((len(boxes_M4), 10), np.nan, np.float32), np.ones(len(boxes_M4), np.bool_))
 
 

@@ -3,24 +3,28 @@ from drawn_faces import drawn_library, drawn_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.detector_paint import SIZE_PX
 from trainer.detector_place import clip, move
-from trainer.detector_scene import make_scene
+from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene
 
 LIBRARY = drawn_library()
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**32))
-def test_every_scene_is_of_one_size_and_its_faces_lie_in_it(seed):
-    scene = make_scene(LIBRARY, np.random.default_rng(seed))
+@given(st.integers(0, 2**32), st.sampled_from([SIDE_PX, LARGE_SIDE_PX]))
+def test_every_scene_is_of_the_size_that_was_asked_for_and_its_faces_lie_in_it(seed, side):
+    scene = make_scene(LIBRARY, np.random.default_rng(seed), side)
     faces = len(scene.boxes_M4)
-    assert scene.image_HWC.shape == (SIZE_PX, SIZE_PX, 3)
+    assert scene.image_HWC.shape == (side, side, 3)
     assert scene.image_HWC.dtype == np.uint8
     assert scene.landmarks_M10.shape == (faces, 10)
     assert scene.is_face_M.shape == (faces,)
     assert (scene.boxes_M4[:, :2] >= -0.01).all()
-    assert (scene.boxes_M4[:, :2] + scene.boxes_M4[:, 2:] <= SIZE_PX + 0.01).all()
+    assert (scene.boxes_M4[:, :2] + scene.boxes_M4[:, 2:] <= side + 0.01).all()
+
+
+def test_large_scenes_hold_faces_that_the_others_have_no_room_for():
+    sizes = [make_scene(LIBRARY, np.random.default_rng(seed), LARGE_SIDE_PX).boxes_M4[:, 2:].min(1).max(initial=0) for seed in range(80)]
+    assert sum(size > SIDE_PX for size in sizes) >= 8
 
 
 def test_the_same_seed_gives_the_same_scene():

@@ -14,9 +14,8 @@ from protocol.errors import DeviceError
 from trainer.detector_batch import make_batch
 from trainer.detector_data import Scene
 from trainer.detector_loss import Targets, corners, decode, priors
-from trainer.detector_paint import SIZE_PX
 from trainer.detector_place import askew
-from trainer.detector_scene import odd_scene
+from trainer.detector_scene import SIDE_PX, odd_scene
 from trainer.detector_teach import MOVED, SIZED, Answers, DenseTeacher, teaching_loss
 
 SHIPPED = ROOT / "edge_agent" / "models" / "detector" / "model.onnx"
@@ -120,7 +119,7 @@ def test_a_batch_holds_the_teachers_answers_of_its_first_scenes(teacher: DenseTe
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_seen_askew_stays_in_its_box(seed: int) -> None:
-    image = np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)
+    image = np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
     image[140:180, 150:180] = 255
     scene = Scene(image, np.array([[150, 140, 30, 40]], np.float32), np.zeros((1, 10), np.float32), np.ones(1, np.bool_))
     turned = askew(scene, np.random.default_rng(seed))
