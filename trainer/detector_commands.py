@@ -75,7 +75,7 @@ def is_detector_run(run: Path) -> bool:
 
 
 def show_detector(document: dict[str, Any], as_json: bool) -> None:
-    """What detectors find on the same frames, as JSON or as three tables: of all faces, and of faces by their size in the frame and in the resized picture."""
+    """What detectors find on the same frames, as JSON or as three tables: all faces, and by their size in the frame and in the resized picture."""
     rows = []
     for width, found in document["widths"].items():
         for name, row in found.items():
