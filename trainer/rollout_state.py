@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import cached_property
 from math import ceil
 from typing import Annotated, Literal
 
@@ -37,6 +38,7 @@ class Fate(StrEnum):
 
 BAD = frozenset({Fate.REJECTED, Fate.FAILED, Fate.ROLLED_BACK})
 
+WILDCARDS = frozenset("*?[")
 MAX_CAMERAS = 10_000
 """More than so many are not heard: whoever may publish can invent names."""
 
@@ -93,7 +95,16 @@ class Plan(_Frozen):
 
     def selects(self, camera: str) -> bool:
         """Whether a camera, `site/camera`, belongs to this rollout."""
-        return any(fnmatchcase(camera, pattern) for pattern in self.select)
+        return camera in self._names or any(fnmatchcase(camera, pattern) for pattern in self._patterns)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """What can match itself alone: a way back names each of its cameras, and to try all for each would take seconds."""
+        return frozenset(self.select) - frozenset(self._patterns)
+
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        return tuple(each for each in self.select if not WILDCARDS.isdisjoint(each))
 
     def target(self, wave: int, cameras: int) -> int:
         """How many of so many cameras a wave (from 1) and those before it reach together."""

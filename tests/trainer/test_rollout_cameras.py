@@ -1,7 +1,11 @@
 """What a rollout makes of what cameras say, and of who says it."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 from fleet_driver import Driver
+from hypothesis import given
+from hypothesis import strategies as st
 
 from protocol.rollouts import Installed
 from protocol.rollouts import UpdateState as U
@@ -12,6 +16,7 @@ from trainer.rollout_state import (
     Fate,
     Heard,
     Phase,
+    Plan,
     Start,
     Tell,
     Unreadable,
@@ -107,3 +112,12 @@ def test_only_selected_cameras_belong() -> None:
     for name in ("hall/a", "yard/door-1", "yard/door-10", "hallway/a"):
         fleet(Heard, name)
     assert set(fleet.state.cameras) == {"hall/a", "yard/door-1"}
+
+
+NAMES = st.text("ab/*?[]", min_size=3, max_size=5)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=5), NAMES)
+def test_a_plan_selects_what_any_of_its_patterns_matches(patterns: list[str], camera: str) -> None:
+    plan = Plan(rollout="r", kind="classifier", name="door", version="1", digest="d" * 64, counter=1, select=tuple(patterns))
+    assert plan.selects(camera) == any(fnmatchcase(camera, pattern) for pattern in patterns)
