@@ -136,6 +136,8 @@ def _answer(own: Camera, state: Rollout, event: Answered) -> Camera:
     if event.boot == latest and event.seq <= own.seq:
         return own
     if event.boot != latest and event.boot in own.boots:
+        if event.is_retained:
+            return own
         twin = change(own, seq=event.seq, boots=(*(boot for boot in own.boots if boot != event.boot), event.boot))
         return _fail(twin, DUPLICATE, "two cameras use this name") if own.fate is Fate.UPDATING else twin
     boots = own.boots if event.boot == latest else (*own.boots, event.boot)[-KEPT_BOOTS:]

@@ -243,6 +243,8 @@ class Answered(Event):
     detail: str = ""
     installed: Mapping[Kind, Installed] = field(default_factory=dict)
     """What it runs."""
+    is_retained: bool = False
+    """Said at some time before we listened; a broker that crashed may give back what it held before the latest."""
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ class Coordinator:
                     case AnyReport(payload=payload) if payload:
                         if not is_retained:
                             self._heard.append(Heard(time.time(), _name(address)))
-                        self._heard.append(_answer(_name(address), payload))
+                        self._heard.append(_answer(_name(address), payload, is_retained))
 
     async def _decide(self) -> None:
         ticked_s = 0.0
@@ -246,7 +246,7 @@ def _name(address: topics.Address) -> str:
     return f"{address.site}/{address.camera}"
 
 
-def _answer(camera: str, payload: bytes) -> Event:
+def _answer(camera: str, payload: bytes, is_retained: bool) -> Event:
     try:
         said = Reported.decode(payload)
     except Rejected as error:
@@ -263,4 +263,5 @@ def _answer(camera: str, payload: bytes) -> Event:
         reason=said.reason,
         detail=said.detail,
         installed={"classifier": said.classifier, "detector": said.detector},
+        is_retained=is_retained,
     )

@@ -57,6 +57,18 @@ def test_two_cameras_of_one_name_are_noticed() -> None:
     assert fleet.state.phase is Phase.PAUSED
 
 
+def test_what_a_broker_kept_from_before_a_camera_started_again_is_no_second_camera() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    for boot in ("a", "b"):
+        fleet.answer(canary, U.FETCHING, boot=boot)
+    fleet.answer(canary, U.FAILED, boot="a", is_retained=True)
+    assert fleet.of(Fate.UPDATING) == [canary]
+    fleet.answer(canary, U.COMMITTED, boot="b")
+    assert fleet.of(Fate.COMMITTED) == [canary]
+
+
 def test_old_reports_change_nothing() -> None:
     fleet = Driver(20)
     fleet(Start)
