@@ -141,3 +141,10 @@ def test_two_rollouts_that_want_one_camera_do_not_wait_for_each_other(tmp_path: 
     assert said[:8] == [first] * 4 + ["other"] * 4
     assert sorted(said[8:]) == [first, "other"], "both take it back"
     assert [entry.state.phase for entry in own.entries.values()] == ["paused", "paused"]
+
+
+def test_invented_cameras_are_heard_up_to_a_number_and_known_ones_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.book.MAX_CAMERAS", 3)
+    own = book(tmp_path)
+    own.hear(*(Heard(1000.0, f"hall/{number}") for number in range(5)), Heard(1000.0, "hall/0", False))
+    assert own.online == {"hall/0": False, "hall/1": True, "hall/2": True}
