@@ -53,3 +53,18 @@ def test_nothing_of_the_last_picture_is_left_in_the_next(crowd: np.ndarray) -> N
     detect = YuNetDetector(Session(MODEL), 48, 0.5)
     assert detect(Frame(crowd, 0.0, 0.0))
     assert detect(Frame(np.full_like(crowd, 90), 0.0, 0.0)) == ()
+
+
+@pytest.mark.parametrize("time_s", [3.0, 12.0], ids=["bare", "masked"])
+@pytest.mark.parametrize("size_px", [100, 200, 300, 400, 500])
+def test_a_face_is_one_face_and_framed_alike_however_near_it_is(time_s: float, size_px: int) -> None:
+    detect = YuNetDetector(Session(MODEL), 24, 0.5)
+    film = DemoScene().at(time_s)
+    [face] = detect(Frame(film, 0.0, 0.0))
+    scale = size_px / face.box.size
+    left, top = (max(0, round(middle - 0.9 * face.box.size)) for middle in face.box.centre)
+    side = round(1.8 * face.box.size)
+    part = cv2.resize(film[top : top + side, left : left + side], None, fx=scale, fy=scale)
+    [near] = detect(Frame(part.astype(np.uint8, copy=False), 0.0, 0.0))
+    expected = [(face.box.x - left) * scale, (face.box.y - top) * scale, face.box.w * scale, face.box.h * scale]
+    assert [near.box.x, near.box.y, near.box.w, near.box.h] == pytest.approx(expected, abs=0.2 * size_px)
