@@ -19,8 +19,8 @@ class Rules:
     """K: bare votes that open an incident, and masked votes that close it."""
     votes_kept: int = 7
     """N: how many of a face's last votes count; K is more than half of it, so no face is both."""
-    least_p: float = 0.85
-    """The mean p(no mask) of the bare votes that open an incident: what is no face at all is often read as a bare one, but never so surely."""
+    least_p: float = 0.9
+    """The mean p(no mask) of the bare votes that open an incident: what is no face at all is often read as a bare one, but seldom so surely."""
     age_s: float = 1.0
     """How long a face must have been followed before it can open an incident."""
     seen_share: float = 0.5
