@@ -20,6 +20,7 @@ from trainer.detector_data import Library
 from trainer.detector_loss import detection_loss, priors
 from trainer.detector_net import SIZES, DetectorNet
 from trainer.detector_recipe import DetectorRecipe
+from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX
 from trainer.detector_start import restore
 from trainer.detector_teach import DenseTeacher, teaching_loss
 from trainer.folder import write_whole
@@ -65,15 +66,15 @@ def fit_detector(
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
     parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
     done = _load_state(run, parts)
+    places = {side_px: priors(side_px) for side_px in (SIDE_PX, LARGE_SIDE_PX)}
     sums: dict[str, float] = {}
     network.train()
     for step, batch in enumerate(batches(library, recipe, teacher, done), done + 1):
         maps_NPC, taught = network(batch.images_NCHW), len(batch.answers.score_TP)
         side_px = batch.images_NCHW.shape[-1]
-        places = priors(side_px)
-        loss, losses = detection_loss(maps_NPC[taught:], places, batch.annotated, side_px)
+        loss, losses = detection_loss(maps_NPC[taught:], places[side_px], batch.annotated, side_px)
         if taught:
-            unlike = teaching_loss(maps_NPC[:taught], batch.answers, places, batch.taught)
+            unlike = teaching_loss(maps_NPC[:taught], batch.answers, places[side_px], batch.taught)
             loss, losses = loss + sum(unlike.values()), losses | {name: float(part.detach()) for name, part in unlike.items()}
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

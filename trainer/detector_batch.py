@@ -66,7 +66,8 @@ def batches(library: Library, recipe: DetectorRecipe, teacher: DenseTeacher | No
         is_plain = index >= recipe.steps * (1 - recipe.plain_share)
         # Large scenes are as many times fewer as they are larger, so that each step costs the same.
         is_large = np.random.default_rng([recipe.seed, index]).random() < recipe.large_share
-        side_px, count = (LARGE_SIDE_PX, max(1, recipe.batch // (LARGE_SIDE_PX // SIDE_PX) ** 2)) if is_large else (SIDE_PX, recipe.batch)
+        side_px = LARGE_SIDE_PX if is_large else SIDE_PX
+        count = max(1, recipe.batch * SIDE_PX**2 // side_px**2)
         draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(count)]
         return make_batch(library, teacher, draws, recipe.taught_share, side_px, is_plain=is_plain)
 

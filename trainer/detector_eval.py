@@ -221,24 +221,23 @@ def compare(
     detectors = _detectors(ours, 0.02, reference, 0.02)
     thresholds = {"ours": threshold} | ({"reference": reference_score} if reference else {})
     widths: dict[str, Any] = {}
-    shown: dict[str, list[Findings]] = {name: [find(detectors[name], frames, LARGE_WIDTH_PX)] for name in thresholds}
+    found_at: dict[int, dict[str, Findings]] = {LARGE_WIDTH_PX: {name: find(detectors[name], frames, LARGE_WIDTH_PX, min_px) for name in thresholds}}
     for width in (*WIDTHS_PX, NATIVE):
-        found = {name: find(detect, frames, width, min_px) for name, detect in detectors.items()}
+        found_at[width] = found = {name: find(detect, frames, width, min_px) for name, detect in detectors.items()}
         rows = {"ours": summary(found["ours"], threshold, min_px), "haar": summary(found["haar"], None, min_px)}
         if reference:
             rows["reference"] = summary(found["reference"], reference_score, min_px)
             equal = found["ours"].threshold_for(rows["reference"]["false_positives"])
             rows["ours_at_reference"] = summary(found["ours"], equal, min_px)
         widths[str(width) if width else "native"] = rows
-        for name in shown if width else ():
-            shown[name].append(found[name])
+    shown_px = (*WIDTHS_PX, LARGE_WIDTH_PX)
     return {
         "frames": len(frames),
         "min_px": min_px,
         "iou": IOU,
         "reference_score": reference_score,
         "widths": widths,
-        "recall_by_shown_px": {name: by_shown_size(each, thresholds[name]) for name, each in shown.items()},
+        "recall_by_shown_px": {name: by_shown_size([found_at[width][name] for width in shown_px], least) for name, least in thresholds.items()},
         "time_ms": times(_detectors(ours, threshold, reference, reference_score), frames),
     }
 

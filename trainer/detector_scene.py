@@ -13,8 +13,11 @@ from trainer.frames import Floats, Image
 SIDE_PX, LARGE_SIDE_PX = 320, 640
 """Of a scene, and of one for large faces: what is larger than a scene can never be learned from it."""
 SMALLEST_LARGE_PX = 120
+"""Of the faces that views in a large scene are centred on; smaller ones have the others."""
 LARGEST_SCALE = 6
+"""A face that is enlarged further is a smudge."""
 DRAWS = 12
+"""So often another face is drawn where one would have to be enlarged too far."""
 
 
 def make_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_plain: bool = False) -> Scene:
@@ -76,8 +79,9 @@ def _focus(library: Library, rng: Generator, largest_px: float, *, is_large: boo
 
     Most faces of the frames are too small to fill a large scene, and those that can are drawn for it.
     """
-    size_px = face_px(rng, largest_px, SMALLEST_LARGE_PX if is_large else SMALLEST_FACE_PX)
-    for _ in range(DRAWS if is_large else 1):
+    smallest_px, draws = (SMALLEST_LARGE_PX, DRAWS) if is_large else (SMALLEST_FACE_PX, 1)
+    size_px = face_px(rng, largest_px, smallest_px)
+    for _ in range(draws):
         number, box = library.focus[int(np.searchsorted(library.focus_cumulated, rng.random()))]
         scale = size_px / float(np.sqrt(box[2] * box[3]))
         if scale <= LARGEST_SCALE:

@@ -133,11 +133,10 @@ def _after(own: Camera, state: Rollout, event: Heard | Told | Answered | Unreada
 def _answer(own: Camera, state: Rollout, event: Answered) -> Camera:
     """What a report makes of a camera. Order is by (boot, seq): an older one changes nothing."""
     latest = own.boots[-1] if own.boots else ""
-    if event.boot == latest and event.seq <= own.seq:
+    is_of_earlier_boot = event.boot != latest and event.boot in own.boots
+    if (event.boot == latest and event.seq <= own.seq) or (is_of_earlier_boot and event.is_retained):
         return own
-    if event.boot != latest and event.boot in own.boots:
-        if event.is_retained:
-            return own
+    if is_of_earlier_boot:
         twin = change(own, seq=event.seq, boots=(*(boot for boot in own.boots if boot != event.boot), event.boot))
         return _fail(twin, DUPLICATE, "two cameras use this name") if own.fate is Fate.UPDATING else twin
     boots = own.boots if event.boot == latest else (*own.boots, event.boot)[-KEPT_BOOTS:]
