@@ -1,9 +1,12 @@
 """Batches of scenes with what is known of them, made one after another while the last one is learned from."""
 
+import threading
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,22 +19,27 @@ from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene, odd_scene
 from trainer.detector_teach import Answers, DenseTeacher
 
-AHEAD = 3
-"""Batches that are made in advance."""
+AHEAD = 2
+"""Batches that wait for use, beside those that are being made."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Scenes: the first are learned from the teacher's answers, the others from the boxes in them."""
 
-    images_NCHW: Tensor
-    """BGR in 0 to 1."""
+    images_NHWC: Tensor
+    """BGR, uint8: a quarter of what is to be handed over otherwise."""
     answers: Answers
     """Of the teacher, on the first T."""
     taught: Targets
     """The regions of the first T."""
     annotated: Targets
     """The regions of the others, counted from T."""
+
+    @property
+    def images_NCHW(self) -> Tensor:  # noqa: N802  # the name says the axes
+        """BGR in 0 to 1."""
+        return (self.images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 def make_batch(
@@ -48,36 +56,72 @@ def make_batch(
     taught = [odd_scene(library, rng, side_px, is_plain=is_plain) for rng in draws[:count]]
     annotated = [make_scene(library, rng, side_px, is_plain=is_plain) for rng in draws[count:]]
     images_NHWC = torch.from_numpy(np.stack([scene.image_HWC for scene in (*taught, *annotated)]))
-    return Batch(
-        (images_NHWC.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last),
-        _ask(teacher, taught),
-        _targets(taught),
-        _targets(annotated),
-    )
+    return Batch(images_NHWC, _ask(teacher, taught), _targets(taught), _targets(annotated))
 
 
-def batches(library: Library, recipe: DetectorRecipe, teacher: DenseTeacher | None, start: int) -> Iterator[Batch]:
-    """The batches from number `start` on, each made from the seed and its number alone: a resumed training sees what it would have seen.
+@dataclass(frozen=True)
+class Batches:
+    """Every batch of a training, made from the seed and its number alone: a resumed training sees what it would have seen."""
 
-    The next ones are made while one is used; a thread does, for OpenCV and torch let go of the interpreter's lock.
-    """
+    library: Library
+    recipe: DetectorRecipe
+    teacher: DenseTeacher | None
 
-    def make(index: int) -> Batch:
+    def __getitem__(self, index: int) -> Batch:
+        recipe = self.recipe
         is_plain = index >= recipe.steps * (1 - recipe.plain_share)
         # Large scenes are as many times fewer as they are larger, so that each step costs the same.
-        is_large = np.random.default_rng([recipe.seed, index]).random() < recipe.large_share
+        is_large = np.random.default_rng([recipe.seed, index, recipe.batch]).random() < recipe.large_share
         side_px = LARGE_SIDE_PX if is_large else SIDE_PX
         count = max(1, recipe.batch * SIDE_PX**2 // side_px**2)
         draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(count)]
-        return make_batch(library, teacher, draws, recipe.taught_share, side_px, is_plain=is_plain)
+        return make_batch(self.library, self.teacher, draws, recipe.taught_share, side_px, is_plain=is_plain)
 
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        waiting = deque(ahead.submit(make, index) for index in range(start, min(start + AHEAD, recipe.steps)))
-        for index in range(start + AHEAD, recipe.steps + AHEAD):
+
+_worker = threading.local()
+
+
+def _keep(batches: Batches) -> None:
+    """What a worker makes batches of, handed over once."""
+    _worker.batches = batches
+
+
+def _make(index: int) -> Batch:
+    made: Batch = _worker.batches[index]
+    return made
+
+
+def made_ahead(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
+    """The batches from number `start` on; the next ones are made while one is used.
+
+    One worker is a thread, for OpenCV and torch let go of the interpreter's lock. More are processes.
+    """
+    steps, ahead = batches.recipe.steps, AHEAD + workers
+    pool = (
+        ThreadPoolExecutor(1, initializer=_keep, initargs=(batches,))
+        if workers == 1
+        else ProcessPoolExecutor(workers, get_context("spawn"), initializer=_keep, initargs=(batches,))
+    )
+    with pool:
+        waiting = deque(pool.submit(_make, index) for index in range(start, min(start + ahead, steps)))
+        for index in range(start + ahead, steps + ahead):
             ready = waiting.popleft().result()
-            if index < recipe.steps:
-                waiting.append(ahead.submit(make, index))
+            if index < steps:
+                waiting.append(pool.submit(_make, index))
             yield ready
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch with all its tensors on a device."""
+    moved: Batch = _moved(batch, device)
+    return moved
+
+
+def _moved(held: Any, device: torch.device) -> Any:
+    """A tensor, or a dataclass of tensors and of such dataclasses, on a device."""
+    if isinstance(held, Tensor):
+        return held.to(device)
+    return type(held)(**{field.name: _moved(getattr(held, field.name), device) for field in fields(held)})
 
 
 def _ask(teacher: DenseTeacher | None, scenes: list[Scene]) -> Answers:

@@ -85,7 +85,7 @@ def inside(boxes_M4: Tensor, priors_P3: Tensor) -> Tensor:
 
 def covered(picture_M: Tensor, boxes_M4: Tensor, priors_P3: Tensor, pictures: int) -> Tensor:
     """Which places of which pictures lie within any of the boxes in them, [N, P]."""
-    covered_NP = torch.zeros(pictures, len(priors_P3), dtype=torch.bool)
+    covered_NP = torch.zeros(pictures, len(priors_P3), dtype=torch.bool, device=priors_P3.device)
     region, prior = inside(boxes_M4, priors_P3).nonzero(as_tuple=True)
     covered_NP[picture_M[region], prior] = True
     return covered_NP
@@ -94,7 +94,7 @@ def covered(picture_M: Tensor, boxes_M4: Tensor, priors_P3: Tensor, pictures: in
 def candidates(boxes_M4: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
     """Rows of `priors` around each face's centre, [M, 75], and which of them may answer: within the picture and the box."""
     centre = boxes_M4[:, :2] + boxes_M4[:, 2:] / 2
-    step = torch.arange(-WINDOW, WINDOW + 1)
+    step = torch.arange(-WINDOW, WINDOW + 1, device=boxes_M4.device)
     dy, dx = (t.flatten() for t in torch.meshgrid(step, step, indexing="ij"))
     rows, allowed, start = [], [], 0
     for stride in STRIDES:
@@ -141,7 +141,7 @@ def _one_face_each(flat_Q: Tensor, face_Q: Tensor, cost_Q: Tensor) -> tuple[Tens
     return flat_Q[first], face_Q[first]
 
 
-def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_px: int) -> tuple[Tensor, dict[str, float]]:
+def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_px: int) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch, and its parts (class, objectness, box, landmarks), per answering prior."""
     count = maps_NPC.shape[1]
     flat_Q, face_Q = assign(maps_NPC, priors_P3, targets, size_px)
@@ -149,7 +149,7 @@ def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_p
     found, at = maps[flat_Q], priors_P3[flat_Q % count]
     number = max(1, len(flat_Q))
     boxes, true = decode(found[:, 2:6], at), corners(targets.boxes_M4)[face_Q]
-    objectness = torch.zeros(len(maps)).index_fill_(0, flat_Q, 1.0)
+    objectness = torch.zeros(len(maps), device=maps.device).index_fill_(0, flat_Q, 1.0)
     ignored_NP = covered(targets.ignore_picture_K, targets.ignore_K4, priors_P3, maps_NPC.shape[0])
     weight = (~ignored_NP).float().view(-1).index_fill_(0, flat_Q, 1.0)
     parts = {
@@ -158,7 +158,7 @@ def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_p
         "box": BOX_WEIGHT * eiou_loss(boxes, true).sum() / number,
         "kps": _landmark_loss(found[:, 6:], at, targets.landmarks_M10[face_Q]) / number,
     }
-    return torch.stack(list(parts.values())).sum(), {name: float(part.detach()) for name, part in parts.items()}
+    return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
 
 
 def _landmark_loss(kps_Q10: Tensor, priors_Q3: Tensor, true_Q10: Tensor) -> Tensor:

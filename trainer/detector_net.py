@@ -36,6 +36,7 @@ class Widths:
 SIZES = {
     "small": Widths((8, 16, 32, 48, 48), 32),
     "medium": Widths((16, 32, 48, 64, 64), 32),
+    "lean": Widths((8, 32, 48, 96, 96), 48, (0, 2, 3, 1)),
     "deep": Widths((16, 32, 48, 96, 96), 48, (0, 2, 3, 1)),
     "large": Widths((16, 32, 64, 96, 96), 64),
 }

@@ -36,11 +36,16 @@ class DenseTeacher:
 
     def __init__(self, path: Path) -> None:
         """Raises DeviceError when OpenCV cannot load the file, or it is no such network."""
+        self._path = path
         try:
             self._network = cv2.dnn.readNetFromONNX(str(path))
             self.look(np.zeros((64, 64, 3), np.uint8))
         except cv2.error as error:
             raise DeviceError(f"{path}: not a face detector that OpenCV can load ({str(error).splitlines()[0][:120]})") from None
+
+    def __reduce__(self) -> tuple[type["DenseTeacher"], tuple[Path]]:
+        """A network of OpenCV cannot be handed to another process; its file can be read again there."""
+        return DenseTeacher, (self._path,)
 
     def look(self, image_HWC: Image) -> tuple[Floats, Floats]:
         """The root of class x objectness, [P], and the raw boxes, [P, 4], of a BGR picture whose sides are multiples of 32.
@@ -85,8 +90,8 @@ def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions
 def _as_in_library(corners_Q4: Tensor) -> Tensor:
     """The teacher's boxes as the library would have them: the middle of its own and the annotators'."""
     side_Q2 = corners_Q4[:, 2:] - corners_Q4[:, :2]
-    middle_Q2 = (corners_Q4[:, 2:] + corners_Q4[:, :2]) / 2 + side_Q2 * torch.tensor(MOVED)
-    half_Q2 = side_Q2 * torch.tensor(SIZED) / 2
+    middle_Q2 = (corners_Q4[:, 2:] + corners_Q4[:, :2]) / 2 + side_Q2 * side_Q2.new_tensor(MOVED)
+    half_Q2 = side_Q2 * side_Q2.new_tensor(SIZED) / 2
     return torch.cat([middle_Q2 - half_Q2, middle_Q2 + half_Q2], 1)
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drawn_faces import TINY, drawn_library, train
 from safetensors.torch import load_file
 
 from protocol.errors import Rejected
 from trainer.detector import CONFIG_FILE, WEIGHTS_FILE, fit_detector, load_run
-from trainer.detector_batch import batches
+from trainer.detector_batch import Batches, made_ahead
 from trainer.detector_commands import is_detector_run
 from trainer.detector_recipe import DetectorRecipe
 
@@ -67,14 +68,25 @@ def test_no_file_of_a_run_is_ever_half_written(tmp_path, monkeypatch):
     assert written == [f"{CONFIG_FILE}.part", f"{WEIGHTS_FILE}.part"]
 
 
+def loaded(recipe, start=0, workers=1):
+    return made_ahead(Batches(drawn_library(), recipe, None), start, workers)
+
+
 @pytest.mark.parametrize(("share", "shape"), [(0.0, (8, 3, 320, 320)), (1.0, (2, 3, 640, 640))])
 def test_large_scenes_are_fewer_in_a_batch(share, shape):
     recipe = replace(TINY, batch=8, steps=2, large_share=share)
-    assert [tuple(batch.images_NCHW.shape) for batch in batches(drawn_library(), recipe, None, 0)] == [shape] * 2
+    assert [tuple(batch.images_NCHW.shape) for batch in loaded(recipe)] == [shape] * 2
 
 
 def test_a_resumed_training_draws_large_scenes_where_it_would_have():
     recipe = replace(TINY, steps=8, large_share=0.5)
-    sides = [batch.images_NCHW.shape[-1] for batch in batches(drawn_library(), recipe, None, 0)]
+    sides = [batch.images_NCHW.shape[-1] for batch in loaded(recipe)]
     assert set(sides) == {320, 640}
-    assert [batch.images_NCHW.shape[-1] for batch in batches(drawn_library(), recipe, None, 3)] == sides[3:]
+    assert [batch.images_NCHW.shape[-1] for batch in loaded(recipe, 3)] == sides[3:]
+
+
+def test_several_workers_make_what_one_makes():
+    recipe = replace(TINY, batch=2, steps=5)
+    for one, other in zip(loaded(recipe), loaded(recipe, workers=2), strict=True):
+        assert torch.equal(one.images_NHWC, other.images_NHWC)
+        assert torch.equal(one.annotated.boxes_M4, other.annotated.boxes_M4)
