@@ -31,7 +31,7 @@ def test_what_is_new_learns(images: torch.Tensor) -> None:
     assert reading.grad[:, 32:].abs().max() > 0, "the head begins to listen to the pyramid's new channels"
 
 
-@pytest.mark.parametrize(("old", "new"), [("large", "small"), ("deep", "medium")])
+@pytest.mark.parametrize(("old", "new"), [("large", "small"), ("deep", "medium"), ("deep", "lean")])
 def test_of_another_one_what_fits_is_taken(old: str, new: str, images: torch.Tensor) -> None:
     exported = export(DetectorNet(SIZES[old]))
     whole, again = DetectorNet(SIZES[old]), DetectorNet(SIZES[new])
