@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from protocol.errors import Reason, Rejected
-from trainer.detector_batch import Batches, made_ahead, make_batch, on_device
+from trainer.detector_batch import made_ahead, make_batch, numbered_batch, on_device
 from trainer.detector_data import Library
 from trainer.detector_loss import detection_loss, priors
 from trainer.detector_net import SIZES, DetectorNet
@@ -76,7 +77,8 @@ def fit_detector(
     places = {side_px: priors(side_px).to(device) for side_px in (SIDE_PX, LARGE_SIDE_PX)}
     sums: dict[str, Tensor] = {}
     network.train()
-    for step, made in enumerate(made_ahead(Batches(library, recipe, teacher), done, workers), done + 1):
+    make = partial(numbered_batch, library, recipe, teacher)
+    for step, made in enumerate(made_ahead(make, range(done, recipe.steps), workers), done + 1):
         batch = on_device(made, device)
         maps_NPC, taught = network(batch.images_NCHW), len(batch.answers.score_TP)
         side_px = batch.images_NHWC.shape[1]

@@ -2,9 +2,10 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
@@ -59,55 +60,47 @@ def make_batch(
     return Batch(images_NHWC, _ask(teacher, taught), _targets(taught), _targets(annotated))
 
 
-@dataclass(frozen=True)
-class Batches:
-    """Every batch of a training, made from the seed and its number alone: a resumed training sees what it would have seen."""
-
-    library: Library
-    recipe: DetectorRecipe
-    teacher: DenseTeacher | None
-
-    def __getitem__(self, index: int) -> Batch:
-        recipe = self.recipe
-        is_plain = index >= recipe.steps * (1 - recipe.plain_share)
-        # Large scenes are as many times fewer as they are larger, so that each step costs the same.
-        is_large = np.random.default_rng([recipe.seed, index, recipe.batch]).random() < recipe.large_share
-        side_px = LARGE_SIDE_PX if is_large else SIDE_PX
-        count = max(1, recipe.batch * SIDE_PX**2 // side_px**2)
-        draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(count)]
-        return make_batch(self.library, self.teacher, draws, recipe.taught_share, side_px, is_plain=is_plain)
+def numbered_batch(library: Library, recipe: DetectorRecipe, teacher: DenseTeacher | None, index: int) -> Batch:
+    """One batch of a training, made from the seed and its number alone: a resumed training sees what it would have seen."""
+    is_plain = index >= recipe.steps * (1 - recipe.plain_share)
+    # Large scenes are as many times fewer as they are larger, so that each step costs the same.
+    is_large = np.random.default_rng([recipe.seed, index, recipe.batch]).random() < recipe.large_share
+    side_px = LARGE_SIDE_PX if is_large else SIDE_PX
+    count = max(1, recipe.batch * SIDE_PX**2 // side_px**2)
+    draws = [np.random.default_rng([recipe.seed, index, number]) for number in range(count)]
+    return make_batch(library, teacher, draws, recipe.taught_share, side_px, is_plain=is_plain)
 
 
 _worker = threading.local()
 
 
-def _keep(batches: Batches) -> None:
-    """What a worker makes batches of, handed over once."""
-    _worker.batches = batches
+def _keep(make: Callable[[int], Batch]) -> None:
+    """What a worker makes batches with, handed over once."""
+    _worker.make = make
 
 
 def _make(index: int) -> Batch:
-    made: Batch = _worker.batches[index]
+    made: Batch = _worker.make(index)
     return made
 
 
-def made_ahead(batches: Batches, start: int, workers: int) -> Iterator[Batch]:
-    """The batches from number `start` on; the next ones are made while one is used.
+def made_ahead(make: Callable[[int], Batch], indices: range, workers: int) -> Iterator[Batch]:
+    """The batches of these numbers; the next ones are made while one is used.
 
     One worker is a thread, for OpenCV and torch let go of the interpreter's lock. More are processes.
     """
-    steps, ahead = batches.recipe.steps, AHEAD + workers
     pool = (
-        ThreadPoolExecutor(1, initializer=_keep, initargs=(batches,))
+        ThreadPoolExecutor(1, initializer=_keep, initargs=(make,))
         if workers == 1
-        else ProcessPoolExecutor(workers, get_context("spawn"), initializer=_keep, initargs=(batches,))
+        else ProcessPoolExecutor(workers, get_context("spawn"), initializer=_keep, initargs=(make,))
     )
+    ahead = AHEAD + workers
     with pool:
-        waiting = deque(pool.submit(_make, index) for index in range(start, min(start + ahead, steps)))
-        for index in range(start + ahead, steps + ahead):
+        waiting = deque(pool.submit(_make, index) for index in indices[:ahead])
+        later = iter(indices[ahead:])
+        while waiting:
             ready = waiting.popleft().result()
-            if index < steps:
-                waiting.append(pool.submit(_make, index))
+            waiting.extend(pool.submit(_make, index) for index in islice(later, 1))
             yield ready
 
 

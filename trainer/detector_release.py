@@ -27,8 +27,8 @@ GOLDEN_PX = 64
 """The smallest input that OpenCV computes rightly: at 32 its depthwise convolutions err on maps that are one place wide."""
 PARITY = {"cls": 1e-2, "obj": 1e-2, "bbox": 2e-2, "kps": 2e-2}
 """Largest difference of each head's answers (of boxes and landmarks in strides) from torch's that is let pass, as a share of the largest of
-them if that is above 1: the file holds weights of 16 bits. On noise, which is asked
-here, few channels at stride 2 make more of that (`lean`: 6e-3)."""
+them if that is above 1: the file holds weights of 16 bits. On noise, which is asked here,
+few channels at stride 2 make more of that (`lean`: 6e-3)."""
 GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
 """Scores of all strides, boxes and landmarks of the coarsest: all 12 would make the manifest too long for a retained message."""
 

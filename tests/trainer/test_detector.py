@@ -1,6 +1,7 @@
 """The training of a detector: to the same end however often it is cut off."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from protocol.errors import Rejected
 from trainer.detector import CONFIG_FILE, WEIGHTS_FILE, fit_detector, load_run
-from trainer.detector_batch import Batches, made_ahead
+from trainer.detector_batch import made_ahead, numbered_batch
 from trainer.detector_commands import is_detector_run
 from trainer.detector_recipe import DetectorRecipe
 
@@ -69,7 +70,7 @@ def test_no_file_of_a_run_is_ever_half_written(tmp_path, monkeypatch):
 
 
 def loaded(recipe, start=0, workers=1):
-    return made_ahead(Batches(drawn_library(), recipe, None), start, workers)
+    return made_ahead(partial(numbered_batch, drawn_library(), recipe, None), range(start, recipe.steps), workers)
 
 
 @pytest.mark.parametrize(("share", "shape"), [(0.0, (8, 3, 320, 320)), (1.0, (2, 3, 640, 640))])
