@@ -120,6 +120,10 @@ class SimulatedHost:
         p95_ms = 90.0 if self._model == "slow" else 20.5
         yield figures.model_copy(update={"fps": 15.0, "latency_p95_ms": p95_ms})
 
+    async def fails(self) -> None:
+        """What was good in its trial stays good."""
+        await asyncio.Event().wait()
+
     async def settle(self) -> None:
         """Nothing to let go."""
 

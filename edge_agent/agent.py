@@ -75,7 +75,7 @@ class Agent:
         slots = slots_of(settings, eyes)
         eyes, state, folders = recall(settings, eyes, slots)
         self._pipeline = load_pipeline(settings, eyes)
-        self._sight = Sight(settings, eyes, self._pipeline, self._camera.state, folders)
+        self._sight = Sight(settings, eyes, self._pipeline, self._camera.state, lambda: self._is_detecting, folders)
         get_chunks = functools.partial(fetch, self._link, address)
         installer = Installer(slots, state, owner, settings.updates.gate, self._sight, get_chunks, self._link.wait_online)
         self._updates = Updates(self._link, address, installer, self._boot)

@@ -45,6 +45,7 @@ def target_of(manifest: Manifest, desired: Desired) -> Target:
     return Target(
         kind=manifest.kind,
         digest=manifest.digest,
+        fingerprint=manifest.fingerprint,
         name=manifest.name,
         version=manifest.version,
         counter=manifest.counter,

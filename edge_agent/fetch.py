@@ -12,6 +12,7 @@ from protocol.errors import LinkError, Rejected
 from protocol.link import Link, Received, backoff_s
 from protocol.release import Manifest
 from protocol.rollouts import MAX_WISHES, Chunk, Want
+from protocol.tasks import end
 from protocol.topics import SHORT_DIGEST, Address, ReleaseAddress
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ async def fetch(link: Link, camera: Address, manifest: Manifest, part: Part, pro
                 attempt = 0 if has_come else attempt + 1
             await taking
         finally:
-            taking.cancel()
+            await end(taking)  # a chunk of this model that is being written must not fall into the next one's file
     await in_thread(part.finish)
 
 

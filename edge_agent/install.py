@@ -44,6 +44,9 @@ class Host(Protocol):
     def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
         """The new model decides, for the time of a trial: its figures beside those of before, so far, and at last those of all of it."""
 
+    async def fails(self) -> None:
+        """Returns never: raises what the model on trial fails of, as soon as it does."""
+
     async def settle(self) -> None:
         """The old model is not needed any more."""
 
@@ -210,14 +213,20 @@ class Installer:
         return Done(trial)
 
     async def _once_connected(self, event: Event) -> Event:
-        """A trial counts once the broker has been reached in it: a model that starves the link must not stay."""
-        if isinstance(event, Done):
-            try:
-                async with asyncio.timeout(CONNECTED_S):
-                    await self._connected()
-            except TimeoutError:
-                return Failed(Reason.NOT_CONNECTED, f"no connection to the broker in {CONNECTED_S:.0f} s", event.trial)
-        return event
+        """A trial counts once the broker has been reached in it: a model that starves the link must not stay, nor one that fails meanwhile."""
+        if not isinstance(event, Done):
+            return event
+        failing, connecting = asyncio.ensure_future(self._host.fails()), asyncio.ensure_future(self._connected())
+        try:
+            await asyncio.wait({failing, connecting}, timeout=CONNECTED_S, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                await failing
+            if connecting.done():
+                return event
+            return Failed(Reason.NOT_CONNECTED, f"no connection to the broker in {CONNECTED_S:.0f} s", event.trial)
+        finally:
+            await end(connecting)
+            await end(failing)
 
     def _progress(self, missing: int, chunks: int) -> None:
         percent = round(100 * (chunks - missing) / chunks)

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from edge_agent import update
-from edge_agent.load import Eyes, shipped, with_release
+from edge_agent.load import Eyes, read_manifest, shipped, with_release
 from edge_agent.settings import Settings
 from edge_agent.slots import Slots
 from edge_agent.update_state import Lost, Release, State
@@ -29,8 +29,7 @@ def slots_of(settings: Settings, eyes: Eyes) -> Slots:
     address = settings.address
     folder = settings.state_dir.expanduser() / "models" / f"{address.base}-{address.site}-{address.camera}"
     fixed = pinned(settings)
-    files: dict[Kind, Path | None] = {kind: None if kind in fixed else shipped(kind) / MODEL_FILE for kind in KINDS}
-    return Slots(folder, {kind: (_release(_model(eyes, kind)), files[kind]) for kind in KINDS})
+    return Slots(folder, {kind: (_release(_model(eyes, kind)), None) if kind in fixed else _shipped(kind) for kind in KINDS})
 
 
 def recall(settings: Settings, eyes: Eyes, slots: Slots) -> tuple[Eyes, State, dict[Kind, Path]]:
@@ -46,7 +45,7 @@ def recall(settings: Settings, eyes: Eyes, slots: Slots) -> tuple[Eyes, State, d
             if release.slot is not None and kind not in pinned(settings):
                 folder = slots.folder(kind, release.slot)
                 eyes, folders[kind] = _with(eyes, kind, release, folder, settings), folder
-            elif release.digest != slots.shipped(kind).digest:  # another package, or other settings
+            elif release.model_copy(update={"counter": 0}) != slots.shipped(kind):  # another package, or other settings
                 state = update.step(state, Lost(kind, slots.shipped(kind))).state
         except (Rejected, DeviceError) as error:
             log.error("the installed %s is lost, the one that ships sees instead: %s", kind, error)  # noqa: TRY400
@@ -72,3 +71,9 @@ def _model(eyes: Eyes, kind: Kind) -> Model:
 
 def _release(model: Model) -> Release:
     return Release(digest=model.digest, name=model.name, version=model.version)
+
+
+def _shipped(kind: Kind) -> tuple[Release, Path]:
+    manifest = read_manifest(shipped(kind))
+    release = Release(digest=manifest.digest, fingerprint=manifest.fingerprint, name=manifest.name, version=manifest.version)
+    return release, shipped(kind) / MODEL_FILE

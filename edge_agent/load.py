@@ -137,12 +137,17 @@ def check_golden(model: Session | OpenCvNetwork, manifest: Manifest) -> None:
 
 def _read_release(folder: Path, kind: Literal["classifier", "detector"]) -> tuple[Manifest, bytes]:
     """The manifest and the model of a release folder, the one being the other's."""
-    manifest = Manifest.parse(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+    manifest = read_manifest(folder)
     if manifest.kind != kind:
         raise Rejected(Reason.WRONG_KIND, f"release {folder}: a {manifest.kind}, not a {kind}")
     model = _read(folder / MODEL_FILE, MAX_MODEL_BYTES)
     manifest.check_model(model)
     return manifest, model
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a release folder; raises Rejected."""
+    return Manifest.parse(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

@@ -29,7 +29,7 @@ EARLY_S, EARLY_FRAMES = 3.0, 60
 """A trial is judged from here on: a model that is too slow need not decide until the end. On fewer frames one hiccup is a verdict."""
 JUDGED_S = 1.0
 NO_FRAMES_S = 120.0
-"""So long it is waited for frames, where the camera or detection is off."""
+"""So much longer it is waited for frames, where the camera or detection is off."""
 HUNG_S = 5.0
 """A frame that takes longer than this takes for ever."""
 
@@ -46,13 +46,22 @@ class _Count:
 class Sight:
     """What the worker thread sees through. `see` is the worker's; all else belongs to the event loop."""
 
-    def __init__(self, settings: Settings, eyes: Eyes, pipeline: Pipeline, capture: Callable[[], CaptureState], folders: dict[Kind, Path]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        eyes: Eyes,
+        pipeline: Pipeline,
+        capture: Callable[[], CaptureState],
+        is_detecting: Callable[[], bool],
+        folders: dict[Kind, Path],
+    ) -> None:
         """`folders` are the releases that the models in use came from."""
         self.eyes = eyes
         """Those that decide, at the latest from the next frame on."""
         self._settings = settings
         self._pipeline = pipeline
         self._capture = capture
+        self._is_detecting = is_detecting
         self._folders = folders
         self._tried: tuple[Kind, Path, Eyes] | None = None
         self._old: Eyes | None = None
@@ -107,10 +116,13 @@ class Sight:
     async def shadow(self, kind: Kind, folder: Path) -> Trial:
         """The old model alone, for its frame rate, then both on the same faces; returns what that took and showed."""
         new = await asyncio.to_thread(with_release, self.eyes, kind, folder, self._settings)
-        before = await _last(self._watch(BASELINE_S))
-        self._failure, self._shadow = None, Shadow(kind, guarded(new))
+        self._failure = None  # that of an earlier model
         try:
-            shadow = self._shadow
+            before = await _last(self._watch(BASELINE_S))
+        except Rejected as error:  # nothing of the new model was asked yet
+            raise Rejected(Reason.NO_FRAMES, error.detail) from None
+        shadow = self._shadow = Shadow(kind, guarded(new))
+        try:
             await _last(self._watch(self._settings.updates.shadow_s))
         finally:
             self._shadow = None
@@ -126,6 +138,12 @@ class Sight:
         async with contextlib.aclosing(self._watch(self._settings.updates.trial_s)) as figures:
             async for found in figures:
                 yield found.model_copy(update=known)
+
+    async def fails(self) -> None:
+        """Waits for as long as the model on trial works; raises Rejected when it does not."""
+        while True:
+            self._check()
+            await asyncio.sleep(LOOK_S)
 
     async def settle(self) -> None:
         """The model on trial stays; the old one goes."""
@@ -152,12 +170,19 @@ class Sight:
         busy_s = self._busy_s
         return busy_s is not None and time.monotonic() - busy_s > HUNG_S
 
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._is_hung:
+            raise Rejected(Reason.TIMED_OUT, f"a frame takes more than {HUNG_S:.0f} s")
+
     async def _watch(self, seconds: float) -> AsyncGenerator[Trial]:
         """The figures of some time, and of at least some frames: those so far, while it lasts, and at last those of all of it.
 
-        Raises Rejected when the model being tried fails meanwhile, or no frames come.
+        Time in which detection is off does not count, and what came before it neither. Raises Rejected when the model being tried
+        fails meanwhile, or too few frames come.
         """
-        start = self._count()
+        start = begin = self._count()
         looks: list[Look] = []
         self._looks = looks
         judged_s = EARLY_S
@@ -165,14 +190,14 @@ class Sight:
         try:
             while not is_over:
                 await asyncio.sleep(LOOK_S)
-                if self._failure is not None:
-                    raise self._failure
-                if self._is_hung:
-                    raise Rejected(Reason.TIMED_OUT, f"a frame takes more than {HUNG_S:.0f} s")
+                self._check()
                 now = self._count()
+                if not self._is_detecting():
+                    start, judged_s = now, EARLY_S
+                    looks.clear()
                 passed_s, processed = now.time_s - start.time_s, now.processed - start.processed
                 is_over = passed_s >= seconds and processed >= MIN_FRAMES
-                if not is_over and passed_s >= max(seconds, NO_FRAMES_S):
+                if not is_over and now.time_s - begin.time_s >= seconds + NO_FRAMES_S:
                     raise Rejected(Reason.NO_FRAMES, f"only {processed} frames were seen in {passed_s:.0f} s: is the camera on, and detection?")
                 if is_over or (passed_s >= judged_s and processed >= EARLY_FRAMES):
                     judged_s = passed_s + JUDGED_S

@@ -7,6 +7,7 @@ FOLDER/detector/a/    .../b/
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -57,7 +58,7 @@ class Slots:
         return self._folder / kind / slot
 
     def has(self, manifest: Manifest, slot: Slot) -> bool:
-        """Whether the whole model is on this disk, in this slot or among what ships."""
+        """Whether the whole model is on this disk, in either slot or among what ships."""
         return self._find(manifest, slot) is not None
 
     def part(self, manifest: Manifest, slot: Slot) -> "Part":
@@ -85,7 +86,8 @@ class Slots:
     def _find(self, manifest: Manifest, slot: Slot) -> Path | None:
         folder = self.folder(manifest.kind, slot)
         shipped = self._shipped[manifest.kind][1]
-        places = [folder / MODEL_FILE, folder / PART_FILE, *([shipped] if shipped else [])]
+        models = [self.folder(manifest.kind, own) / MODEL_FILE for own in get_args(Slot)]
+        places = [folder / MODEL_FILE, folder / PART_FILE, *models, *([shipped] if shipped else [])]
         return next((path for path in places if self._is(path, manifest)), None)
 
     def _is(self, path: Path, manifest: Manifest) -> bool:

@@ -118,15 +118,21 @@ def _accept(state: State, event: Accepted) -> State:
     """A release that may be had is taken when it is newer than what is here, and did not fail here."""
     target, installed = event.target, state.installed(event.target.kind)
     state = _change(state, target=target)
-    is_other = installed.slot is not None and target.digest != installed.digest  # one that was lost may come again
+    is_here = _called(target) == _called(installed)
+    is_other = installed.slot is not None and not is_here  # one that was lost may come again
     if target.counter < installed.counter or (target.counter == installed.counter and is_other):
         detail = f"counter {target.counter} is not above {installed.counter}, that of {installed.name} {installed.version}"
         return _end(state, S.REJECTED, Reason.OLD_COUNTER, detail)
-    if target.digest == installed.digest:
+    if is_here:
         return _install(state, target, installed.slot)
-    if target.digest in state.bad:
-        return _end(state, S.REJECTED, Reason.KNOWN_BAD, "this model failed here before")
+    if target.fingerprint in state.bad:
+        return _end(state, S.REJECTED, Reason.KNOWN_BAD, "this release failed here before")
     return _change(state, state=S.VERIFYING if event.is_on_disk else S.FETCHING, slot=spare(state, target.kind))
+
+
+def _called(release: Target | Release) -> tuple[str, str, str]:
+    """What tells releases apart: only signed anew, it is the same."""
+    return release.fingerprint, release.name, release.version
 
 
 NEXT = {S.FETCHING: S.VERIFYING, S.VERIFYING: S.TESTING, S.TESTING: S.SHADOW, S.SHADOW: S.TRIAL}
@@ -154,13 +160,13 @@ def _resume(state: State) -> State:
 
 def _fail(state: State, reason: Reason, detail: str) -> State:
     if reason not in BLAMELESS and state.target is not None:
-        kept = tuple(digest for digest in state.bad if digest != state.target.digest)
-        state = _change(state, bad=(*kept, state.target.digest)[-MAX_BAD:])
+        kept = tuple(failed for failed in state.bad if failed != state.target.fingerprint)
+        state = _change(state, bad=(*kept, state.target.fingerprint)[-MAX_BAD:])
     return _end(state, S.ROLLED_BACK if state.is_trying else S.FAILED, reason, detail)
 
 
 def _install(state: State, target: Target, slot: Slot | None) -> State:
-    release = Release(digest=target.digest, name=target.name, version=target.version, counter=target.counter, slot=slot)
+    release = Release.model_validate({**target.model_dump(), "slot": slot})
     return _change(state, state=S.COMMITTED, slot=None, restarts=0, **{target.kind: release})
 
 

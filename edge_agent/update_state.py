@@ -10,7 +10,7 @@ from protocol.errors import Reason
 from protocol.rollouts import Kind, Trial, UpdateState
 
 MAX_BAD = 64
-"""So many digests that failed are remembered."""
+"""So many releases that failed are remembered."""
 
 Slot = Literal["a", "b"]
 
@@ -23,6 +23,8 @@ class Release(_Frozen):
     """A model that worked."""
 
     digest: str
+    fingerprint: str = ""
+    """Of its manifest; empty where the settings name a file without one."""
     name: str
     version: str
     counter: int = 0
@@ -35,6 +37,7 @@ class Target(_Frozen):
 
     kind: Kind
     digest: str
+    fingerprint: str
     name: str
     version: str
     counter: int
@@ -64,7 +67,7 @@ class State(_Frozen):
     detail: str = ""
     trial: Trial | None = None
     bad: tuple[str, ...] = Field(default=(), max_length=MAX_BAD)
-    """Digests that failed here; the latest last."""
+    """Fingerprints of releases that failed here; the latest last."""
 
     def installed(self, kind: Kind) -> Release:
         """The model of a kind that is known to work."""

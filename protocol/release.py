@@ -134,6 +134,12 @@ class Manifest(_Part):
             raise ValueError(f"{len(self.chunks)} chunks of {self.chunk_bytes} bytes are not {self.size_bytes} bytes")
         return self
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides: the model, and how a camera asks and reads it. Another name, counter or date changes nothing."""
+        decides = self.model_dump_json(include={"kind", "digest", "input", "labels", "threshold", "unsure", "golden"})
+        return hashlib.sha256(decides.encode()).hexdigest()
+
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """The manifest in these bytes; raises Rejected for anything else."""

@@ -46,6 +46,11 @@ class Calm:
     async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
         yield self._answer("attempt")
 
+    async def fails(self) -> None:
+        if "fails" in self._failures:
+            self._answer("fails")
+        await asyncio.Event().wait()
+
     async def settle(self) -> None:
         self.calls.append("settle")
 
@@ -82,14 +87,13 @@ class Device:
             progress(len(chunks) - number - 1)
         part.finish()
 
+    async def connected(self) -> None:
+        """The broker is there."""
+
     async def run(self, *asked: Made | Desired, host: Calm | None = None, disk: Disk | None = None, until=lambda state: False) -> State:
         """Starts the agent, asks for releases one after the other, and returns where the last one ended."""
         _, state, slots = self.boot(disk)
-
-        async def connected() -> None:
-            pass
-
-        installer = Installer(slots, state, self.owner, Gate(), host or Calm(), self.fetch, connected)
+        installer = Installer(slots, state, self.owner, Gate(), host or Calm(), self.fetch, self.connected)
         running = asyncio.create_task(installer.run())
         try:
             for one in asked:

@@ -1,6 +1,8 @@
 """The installer: what it refuses and why, and how what it takes ends."""
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
@@ -10,16 +12,18 @@ import pytest
 from made_releases import TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
 from update_device import FIGURES, Calm, Device, S
 
-from edge_agent import fetch
+from edge_agent import fetch, install
 from edge_agent.check import Owner
 from edge_agent.disk import Disk
 from edge_agent.installed import pinned
-from edge_agent.load import Eyes
+from edge_agent.load import Eyes, read_manifest
 from edge_agent.settings import ClassifySettings, Settings
 from edge_agent.updating import reported
 from protocol.errors import DeviceError, Reason, Rejected
-from protocol.rollouts import Desired, Kind, Trial
-from protocol.topics import SHORT_DIGEST, Address, ReleaseAddress
+from protocol.link import Received
+from protocol.rollouts import Chunk, Desired, Kind, Trial
+from protocol.tasks import end
+from protocol.topics import SHORT_DIGEST, Address, ChunkAddress, ReleaseAddress
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])
@@ -90,13 +94,35 @@ async def test_an_old_release_that_is_sent_again_is_refused_and_a_new_one_of_the
 
 
 async def test_what_ships_can_be_asked_for_and_is_never_fetched(device: Device) -> None:
-    same = Made("detector", "0", 4, lambda model: model)
+    shipped_version = device.eyes.detector.version
+    same = Made("detector", shipped_version, 4, lambda model: model)
     assert (await device.run(same)).state is S.COMMITTED
     assert (await device.run(Made("detector", "2", 5))).state is S.COMMITTED
     fetched = len(device.fetched)
-    assert (await device.run(Made("detector", "0", 6, lambda model: model))).state is S.COMMITTED
+    assert (await device.run(Made("detector", shipped_version, 6, lambda model: model))).state is S.COMMITTED
     assert len(device.fetched) == fetched
     assert device.state.detector.slot == "b"
+    assert (await device.run(Made("detector", "renamed", 7, lambda model: model))).state is S.COMMITTED
+    assert len(device.fetched) == fetched
+    assert device.boot()[0].detector.version == "renamed"
+
+
+async def test_another_threshold_for_the_model_in_use_is_tried_and_not_fetched(device: Device) -> None:
+    assert (await device.run(Made("classifier", "2", 5))).state is S.COMMITTED
+    fetched, host = len(device.fetched), Calm()
+    state = await device.run(Made("classifier", "2", 6, threshold=0.75), host=host)
+    assert (state.state, state.classifier.counter) == (S.COMMITTED, 6)
+    assert host.calls == ["test", "shadow", "attempt", "settle"]
+    assert len(device.fetched) == fetched
+    _, state, slots = device.boot()
+    assert read_manifest(slots.folder("classifier", state.classifier.slot)).threshold == 0.75
+
+
+async def test_what_was_only_signed_anew_is_not_tried_again(device: Device) -> None:
+    assert (await device.run(Made("classifier", "2", 5))).state is S.COMMITTED
+    host = Calm()
+    state = await device.run(Made("classifier", "2", 6), host=host)
+    assert (state.state, state.classifier.counter, host.calls) == (S.COMMITTED, 6, ["settle"])
 
 
 @pytest.mark.parametrize(
@@ -188,6 +214,68 @@ async def test_a_wish_that_comes_while_a_verdict_is_written_down_does_not_stop_w
         until=lambda state: state.is_trying and "attempt" in host.calls,
     )
     assert host.calls == ["test", "shadow", "attempt", last]
+
+
+async def test_a_model_that_fails_while_the_broker_is_waited_for_is_rolled_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "connected", asyncio.Event().wait)
+    host = Calm(fails=Rejected(Reason.NOT_A_NUMBER, "nan"))
+    state = await device.run(Made("detector", "2", 5), host=host)
+    assert (state.state, state.reason) == (S.ROLLED_BACK, Reason.NOT_A_NUMBER)
+    assert host.calls[-1] == "restore"
+
+
+async def test_a_model_that_fails_at_the_end_of_its_trial_is_rolled_back_though_the_broker_is_there(device: Device) -> None:
+    state = await device.run(Made("detector", "2", 5), host=Calm(fails=Rejected(Reason.CRASHED, "late")))
+    assert (state.state, state.reason) == (S.ROLLED_BACK, Reason.CRASHED)
+
+
+async def test_a_broker_that_stays_away_is_not_the_models_fault(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "connected", asyncio.Event().wait)
+    monkeypatch.setattr(install, "CONNECTED_S", 0.05)
+    made = Made("detector", "2", 5)
+    state = await device.run(made)
+    assert (state.state, state.reason) == (S.ROLLED_BACK, Reason.NOT_CONNECTED)
+    monkeypatch.undo()
+    assert (await device.run(made.desired(attempt=2))).state is S.COMMITTED
+
+
+async def test_a_chunk_that_is_being_written_is_waited_for_when_its_fetch_is_broken_off() -> None:
+    """Or it could fall into the file of the next model."""
+    written: list[int] = []
+
+    class Line:
+        async def wait_online(self) -> None:
+            pass
+
+        async def send(self, *_: object) -> None:
+            pass
+
+        @contextlib.asynccontextmanager
+        async def receive(self, *_: object, **__: object) -> AsyncGenerator[AsyncGenerator[Received[Chunk]]]:
+            async def chunks() -> AsyncGenerator[Received[Chunk]]:
+                yield Received(
+                    ChunkAddress("maskfleet", "0" * SHORT_DIGEST, "0"), Chunk(data=made.model[: made.manifest.chunk_bytes]), retained=False
+                )
+                await asyncio.Event().wait()
+
+            yield chunks()
+
+    class Slow:
+        def missing(self) -> tuple[int, ...]:
+            return tuple(range(len(made.manifest.chunks)))
+
+        def put(self, number: int, _: bytes) -> None:
+            begun.set()
+            time.sleep(0.2)
+            written.append(number)
+
+    made, begun = Made("detector", "2", 5), threading.Event()
+    address = Address("maskfleet", "hall", "door")
+    fetching = asyncio.create_task(fetch.fetch(Line(), address, made.manifest, Slow(), lambda _: None))  # type: ignore[arg-type]
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    await end(fetching)
+    assert written == [0]
 
 
 async def test_a_trial_ends_with_the_first_figures_that_are_not_good_enough(device: Device) -> None:

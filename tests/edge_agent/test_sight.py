@@ -20,10 +20,11 @@ from edge_agent.load import load_eyes, load_pipeline
 from edge_agent.pipeline import Seen
 from edge_agent.scene import Face, Frame, Reading
 from edge_agent.settings import Settings, UpdateSettings
-from edge_agent.sight import Sight
+from edge_agent.sight import Sight, _last
 from protocol.errors import Reason, Rejected
 from protocol.rollouts import Kind
 
+FOLDERS: dict[Kind, Path] = {kind: shipped(kind) for kind in ("classifier", "detector")}
 SETTINGS = Settings(updates=UpdateSettings(shadow_s=2, trial_s=1))
 
 
@@ -35,8 +36,9 @@ class Worker:
         pipeline = load_pipeline(SETTINGS, self.eyes)
         self.frames = 0
         self.seen: list[Seen] = []
-        self.sight = Sight(SETTINGS, self.eyes, pipeline, self.capture, {kind: shipped(kind) for kind in ("classifier", "detector")})
+        self.sight = Sight(SETTINGS, self.eyes, pipeline, self.capture, lambda: self.is_detecting, FOLDERS)
         self.is_paused = False
+        self.is_detecting = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -46,8 +48,9 @@ class Worker:
     def _run(self) -> None:
         scene, start_s = DemoScene(), time.monotonic()
         while not self._stop.is_set():
-            if self.is_paused:
+            if self.is_paused or not self.is_detecting:
                 time.sleep(0.01)
+                self.frames += 1
                 continue
             now_s = time.monotonic()
             self.frames += 1
@@ -118,6 +121,54 @@ async def test_a_model_that_fails_on_trial_is_gone_before_the_frame_is_over(
     while worker.frames < frames + 5:
         time.sleep(0.01)
     assert all(reading.p_no_mask == reading.p_no_mask for seen in worker.seen for reading in seen.readings)
+
+
+async def test_a_model_that_failed_is_not_held_against_the_next_one(worker: Worker, tmp_path: Path) -> None:
+    for attempt in (worker.sight.shadow, lambda *release: anext(worker.sight.attempt(*release, None))):
+        with pytest.raises(Rejected):
+            await attempt("classifier", Made("classifier", "2", 1, made_models.nan).write(tmp_path / "bad"))
+        await worker.sight.restore()
+        assert (await worker.sight.shadow("classifier", Made("classifier", "3", 2).write(tmp_path / "good"))).disagreed == 0
+
+
+async def test_a_model_that_fails_after_its_trial_is_told(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is committed: the broker may be away for minutes."""
+    good = Made("classifier", "2", 1).write(tmp_path / "new")
+    assert [trial async for trial in worker.sight.attempt("classifier", good, None)]
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await worker.sight.fails()
+    bad = worker.sight.eyes
+
+    def breaks(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(worker.sight, "eyes", dataclasses.replace(bad, classify=breaks))
+    async with asyncio.timeout(5):
+        with pytest.raises(Rejected, match="out of memory"):
+            await worker.sight.fails()
+
+
+async def test_detection_that_is_switched_off_in_a_trial_is_not_the_models_fault(worker: Worker, tmp_path: Path) -> None:
+    good = Made("classifier", "2", 1).write(tmp_path / "new")
+    before = await worker.sight.shadow("classifier", good)
+    trying = asyncio.create_task(_last(worker.sight.attempt("classifier", good, before)))
+    await asyncio.sleep(0.5)
+    worker.is_detecting = False
+    await asyncio.sleep(1)
+    assert not trying.done()
+    worker.is_detecting = True
+    trial = await trying
+    judge(trial.model_copy(update={"latency_p95_ms": None}), Gate(fps_share=0.6))
+
+
+async def test_a_frame_that_hangs_before_the_new_model_saw_any_is_not_its_fault(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sight_module, "HUNG_S", 0.0)
+    with pytest.raises(Rejected) as caught:
+        await worker.sight.shadow("classifier", Made("classifier", "2", 1).write(tmp_path / "new"))
+    assert caught.value.reason is Reason.NO_FRAMES
 
 
 async def test_a_model_that_mistakes_masks_for_faces_disagrees(worker: Worker, tmp_path: Path) -> None:

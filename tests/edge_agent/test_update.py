@@ -27,10 +27,12 @@ from edge_agent.update_state import (
 from protocol.errors import Reason
 from protocol.rollouts import ENDED, Trial, UpdateState
 
-SHIPPED = {kind: Release(digest=f"shipped {kind}", name=kind, version="0") for kind in ("classifier", "detector")}
+SHIPPED = {
+    kind: Release(digest=f"shipped {kind}", fingerprint=f"shipped {kind} read so", name=kind, version="0") for kind in ("classifier", "detector")
+}
 FRESH = State(**SHIPPED)
 TARGETS = [
-    Target(kind=kind, digest=digest, name="x", version=str(counter), counter=counter, manifest="")
+    Target(kind=kind, digest=digest, fingerprint=f"{digest} read so", name="x", version=str(counter), counter=counter, manifest="")
     for kind in ("classifier", "detector")
     for digest in ("one", "two", f"shipped {kind}")
     for counter in (0, 1, 2)
@@ -202,7 +204,7 @@ def test_a_trial_survives_one_restart_and_not_two() -> None:
     assert (once.state.state, once.actions) == (UpdateState.TRIAL, (Action.TRY,))
     twice = update.step(once.state, Started())
     assert (twice.state.state, twice.actions, twice.state.reason) == (UpdateState.ROLLED_BACK, (Action.RESTORE,), Reason.RESTARTED)
-    assert TARGET.digest in twice.state.bad
+    assert TARGET.fingerprint in twice.state.bad
 
 
 def test_a_withdrawn_trial_is_rolled_back_and_may_come_again() -> None:
@@ -210,7 +212,7 @@ def test_a_withdrawn_trial_is_rolled_back_and_may_come_again() -> None:
     assert (state.state, state.reason, state.bad) == (UpdateState.ROLLED_BACK, Reason.WITHDRAWN, ())
 
 
-def test_an_old_counter_is_refused_and_a_higher_one_of_the_same_model_is_kept() -> None:
+def test_an_old_counter_is_refused_and_a_higher_one_of_the_same_release_is_kept() -> None:
     state = update.step(trying(TARGETS[2]), Done()).state
     assert state.classifier.counter == 2
     for target in (TARGETS[0], TARGETS[1], TARGETS[5]):
@@ -219,6 +221,22 @@ def test_an_old_counter_is_refused_and_a_higher_one_of_the_same_model_is_kept() 
     higher = TARGETS[2].model_copy(update={"counter": 7})
     kept = update.step(update.step(state, Asked("b", "r", 2)).state, Accepted(higher, is_on_disk=True)).state
     assert (kept.state, kept.classifier.counter, kept.classifier.slot) == (UpdateState.COMMITTED, 7, "a")
+
+
+@pytest.mark.parametrize("changed", [{"fingerprint": "one read otherwise"}, {"version": "2 renamed"}])
+def test_the_same_model_in_another_release_is_tried_like_any_other(changed: dict[str, str]) -> None:
+    """Its threshold may be another; and what is installed should be called what it is called."""
+    state = update.step(trying(TARGETS[2]), Done()).state
+    other = TARGETS[2].model_copy(update={"counter": 7, **changed})
+    after = update.step(update.step(state, Asked("b", "r", 2)).state, Accepted(other, is_on_disk=True)).state
+    assert (after.state, after.slot, after.classifier) == (UpdateState.VERIFYING, "b", state.classifier)
+
+
+def test_what_failed_may_come_again_when_it_is_read_otherwise() -> None:
+    """What was wrong may have been the threshold."""
+    state = update.step(update.step(asked(TARGET, is_on_disk=True), Done()).state, Failed(Reason.DISAGREES, "")).state
+    mended = TARGET.model_copy(update={"fingerprint": "one read otherwise"})
+    assert update.step(update.step(state, Asked("b", "r", 2)).state, Accepted(mended, is_on_disk=True)).state.state is UpdateState.VERIFYING
 
 
 def test_a_lost_model_keeps_its_counter() -> None:
@@ -235,7 +253,7 @@ def test_a_lost_model_keeps_its_counter() -> None:
 def test_no_more_than_some_failures_are_remembered(failures: int) -> None:
     state = FRESH
     for number in range(failures):
-        target = TARGET.model_copy(update={"digest": str(number)})
+        target = TARGET.model_copy(update={"fingerprint": str(number)})
         for event in (Asked(str(number), "r", 1), Accepted(target, True), Failed(Reason.CRASHED, "")):
             state = update.step(state, event).state
         assert state.bad[-1] == str(number)
