@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -47,7 +47,7 @@ class Presence:
     """How a camera or a coordinator is seen by others: `greeting(session)` then `online` at each connection, `offline` at its end."""
 
     address: Fleet
-    greeting: Callable[[int], Sequence[Message]]
+    greeting: Callable[[int], Iterable[Message]]
     status: type[PlainMessage] = Status
 
 
@@ -265,8 +265,10 @@ class Link:
     async def greet(self) -> None:
         """Says the greeting again; raises LinkError when the link is offline."""
         if self._presence:
-            for message in (*self._presence.greeting(self._session), self._presence.status(value="online")):
+            # Each message is made just before it is said: what changes meanwhile is said after it, and stays.
+            for message in self._presence.greeting(self._session):
                 await self.send(self._presence.address, message)
+            await self.send(self._presence.address, self._presence.status(value="online"))
 
     async def _greet_again(self) -> None:
         with contextlib.suppress(LinkError):  # the next connection greets

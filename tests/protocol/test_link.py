@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiomqtt
@@ -273,3 +274,25 @@ def test_a_missing_certificate_is_rejected(tmp_path: Path) -> None:
 def test_alerts_are_never_sent_without_acknowledgement() -> None:
     assert ALERT.qos == 1
     assert Alert.topic is ALERT
+
+
+async def test_what_changes_while_a_greeting_is_said_stays(mosquitto) -> None:
+    """Retained, an older word would be what later subscribers hear."""
+    capture = ["ok"]
+
+    class Slow(Link):
+        async def send(self, address: Fleet, message: Message) -> None:
+            await asyncio.sleep(0.2)
+            await super().send(address, message)
+
+    def greeting(session: int) -> Iterator[Message]:
+        yield HEALTH
+        yield HEALTH.model_copy(update={"capture": capture[0]})
+
+    async with Slow(broker(mosquitto), "camera", Presence(CAMERA, greeting)) as link:
+        await asyncio.sleep(0.1)
+        capture[0] = "failed"
+        await link.wait_online()
+        said = await retained(mosquitto, Health)
+        assert isinstance(said, Health)
+        assert said.capture == "failed"
