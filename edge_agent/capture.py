@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 STALLED_S = 3.0
 HUNG_S = 6.0
 """A read that takes longer than this is left behind; sources that have a time-out of their own are quicker."""
+OPEN_S = 10.0
+"""So long an agent that starts waits for its camera to open; what opens later is seen all the same."""
 FAILED_AFTER = 2
 """So many attempts in a row without a frame, and `restarting` becomes `failed`; it goes on trying."""
 RESTART_CAP_S = 8.0
@@ -87,22 +89,26 @@ class Camera:
         """When the camera was last opened; None while it waits to be opened again."""
         self._thread: threading.Thread | None = None
         self._left_behind: list[threading.Thread] = []
+        self._was_tried = threading.Event()
+        self._refusal: Rejected | None = None
 
     def start(self) -> None:
-        """Opens the camera in the background. Raises Rejected at once when what was asked for cannot exist."""
-        source: Source | None = None
-        try:
-            source = open_source(self.uri, self._csi_source)
-        except DeviceError as error:
-            self._set(reason=str(error))
-        self._start_thread(source)
+        """Opens the camera in the background, and waits a little for that. Raises Rejected when what was asked for cannot exist."""
+        self._start_thread()
+        self._was_tried.wait(OPEN_S)
+        self._was_tried.set()
+        if self._refusal is not None:
+            raise self._refusal
 
     def stop(self) -> None:
         """Ends the thread; a read that hangs is left behind with it."""
         self._stop.set()
+        self._was_tried.set()
         self._slot.close()
-        if self._thread is not None:
-            self._thread.join(timeout=2)
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout=2)
 
     def take(self, timeout_s: float) -> Frame | None:
         """The newest frame; None when there is none in time."""
@@ -146,17 +152,18 @@ class Camera:
             self._left_behind.append(self._thread)
         with self._lock:
             self._state = replace(self._state, capture="restarting", reason=reason, restarts=self._state.restarts + 1)
-        self._start_thread(None)
+        self._start_thread()
 
     def _silent_s(self, state: CaptureState) -> float:
         """Seconds since the camera last gave a frame or was opened; 0 while it waits to be opened again."""
         attempt_s = self._attempt_s
         return 0.0 if attempt_s is None else time.monotonic() - max(attempt_s, state.last_frame_s or 0.0)
 
-    def _start_thread(self, source: Source | None) -> None:
+    def _start_thread(self) -> None:
         self._attempt_s = time.monotonic()
-        self._thread = threading.Thread(target=self._run, args=(source,), name="capture", daemon=True)
-        self._thread.start()
+        with self._lock:  # who stops it finds none, or one that has begun
+            self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+            self._thread.start()
 
     @property
     def _is_ours(self) -> bool:
@@ -167,21 +174,26 @@ class Camera:
         with self._lock:
             self._state = replace(self._state, **changes)  # type: ignore[arg-type]
 
-    def _run(self, source: Source | None) -> None:
+    def _run(self) -> None:
         """Reads until stopped or the material ends; opens the camera again, with back-off, when it fails."""
         attempt = 0
+        source: Source | None = None
         while self._is_ours:
             frames_before = self._state.frames
             self._attempt_s = time.monotonic()
             try:
-                source = source or open_source(self.uri, self._csi_source)
+                source = open_source(self.uri, self._csi_source)
                 if self._is_ours:
                     self._set(got=source.got)
+                self._was_tried.set()
                 self._read(source)
             except Exception as error:  # whatever a reader died of, the camera is opened again
                 if not self._is_ours:
                     break
                 self._set(reason=str(error) or type(error).__name__)
+                if isinstance(error, Rejected) and not self._was_tried.is_set():
+                    self._refusal = error
+                    break
                 if self.uri.is_recorded:  # a file that is broken stays broken
                     self._set(capture="failed")
                     break
@@ -189,6 +201,7 @@ class Camera:
             else:
                 break
             finally:
+                self._was_tried.set()
                 if source is not None:
                     source.close()
                 source = None

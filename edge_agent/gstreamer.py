@@ -64,6 +64,8 @@ class GStreamerSource:
             )
         except FileNotFoundError:
             raise DeviceError(f"{LAUNCH} is not installed ({PACKAGES})") from None
+        except OSError as error:
+            raise DeviceError(f"{LAUNCH}: {error.strerror}") from None
         assert self._child.stdout is not None
         assert self._child.stderr is not None
         self._out, self._err = self._child.stdout.fileno(), self._child.stderr.fileno()

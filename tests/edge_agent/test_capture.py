@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent import capture
+from edge_agent import capture, sources
 from edge_agent.capture import Camera, Slot
 from edge_agent.scene import Frame
+from edge_agent.sources import CameraUri, Source
 from protocol.errors import DeviceError, Rejected
 
 
@@ -169,3 +170,47 @@ def test_a_broken_recording_fails_at_once(tmp_path: Path, running) -> None:
     camera = running(f"images:{tmp_path}")
     eventually(lambda: camera.is_over)
     assert (camera.state().capture, camera.state().reason) == ("failed", "holds no frame that can be read")
+
+
+def test_a_camera_whose_opening_hangs_is_opened_anew_and_seen(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, begun = threading.Event(), []
+
+    def open_source(uri: CameraUri, csi_source: str) -> Source:
+        begun.append(threading.current_thread())
+        if len(begun) == 1:
+            goes_on.wait(20)
+        return sources.open_source(uri, csi_source)
+
+    monkeypatch.setattr(capture, "open_source", open_source)
+    monkeypatch.setattr(capture, "OPEN_S", 0.1)
+    monkeypatch.setattr(capture, "STALLED_S", 0.1)
+    monkeypatch.setattr(capture, "HUNG_S", 0.2)
+    closed: list[Source] = []
+
+    def close(source: Source) -> None:
+        closed.append(source)
+
+    monkeypatch.setattr("edge_agent.sources.DemoSource.close", close)
+    camera = running("demo:")
+    time.sleep(0.3)
+    camera.watch()
+    assert camera.take(5) is not None
+    goes_on.set()
+    eventually(lambda: len(closed) == 1)
+    assert not begun[0].is_alive()
+    assert camera.take(5) is not None
+
+
+def test_stopping_is_quick_while_the_opening_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr(capture, "open_source", lambda *asked: goes_on.wait(20) and sources.open_source(*asked))
+    camera = Camera("demo:")
+    starting = threading.Thread(target=camera.start)
+    starting.start()
+    stopping = threading.Thread(target=camera.stop)
+    stopping.start()
+    starting.join(2)
+    assert not starting.is_alive()
+    assert camera.is_over
+    goes_on.set()
+    stopping.join()
