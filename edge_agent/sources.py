@@ -51,8 +51,9 @@ class CameraUri:
     @classmethod
     def parse(cls, uri: str) -> "CameraUri":
         """Raises Rejected for a scheme or option that does not exist."""
+        uri = uri.strip()
         try:
-            parts = urlsplit(uri)
+            parts = urlsplit(uri, allow_fragments=False)  # a file's name may hold a #
         except ValueError as error:
             raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: {error}") from None
         if parts.scheme not in _SCHEMES:
@@ -212,7 +213,10 @@ def read_picture(path: Path) -> Image | None:
         data = np.fromfile(path, np.uint8)
     except OSError:
         return None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # one that claims to be a thousand times larger than it can be
+        return None
     return None if image is None else image.astype(np.uint8, copy=False)
 
 
@@ -231,7 +235,7 @@ def _open_csi(uri: CameraUri, pipeline: str) -> Source:
             raise Rejected(Reason.BAD_SETTING, f"camera option {name}={value!r}: expected a small number")
     try:
         source = pipeline.format(width=width, height=height, fps=fps, **chosen)
-    except (AttributeError, KeyError, IndexError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise Rejected(Reason.BAD_SETTING, f"csi_source: no such placeholder ({error})") from None
     if int(chosen["flip"]) % 2 == 1:  # a quarter turn
         width, height = height, width
@@ -270,10 +274,11 @@ _SCHEMES = {
 
 
 def _redacted(uri: str) -> str:
-    """The URI without user, password and an RTSP query: cameras put secrets into all three, and not always well quoted."""
+    """The URI without what may be secret: cameras want user and password before the host, in the query or in the path, and not always well quoted."""
     scheme, _, rest = uri.partition(":")
     if "@" in rest:
         rest = f"//***@{rest.rpartition('@')[2]}"
-    if scheme == "rtsp":
-        rest = rest.partition("?")[0]
+    if scheme.lower() not in _SCHEMES or scheme.lower() == "rtsp":
+        host, slash, path = rest.partition("?")[0].removeprefix("//").partition("/")
+        rest = f"//{host}{slash}{'***' if '=' in path else path}"
     return f"{scheme}:{rest}"

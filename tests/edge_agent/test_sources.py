@@ -1,10 +1,12 @@
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from edge_agent.sources import CameraUri, open_source
+from edge_agent.sources import CameraUri, open_source, read_picture
 from protocol.errors import DeviceError, Reason, Rejected
 
 
@@ -97,7 +99,38 @@ def test_passwords_are_not_shown(secret: str) -> None:
     assert CameraUri.parse(f"rtsp://user:{secret}@10.0.0.1/stream?token=abc").text == "rtsp://***@10.0.0.1/stream"
 
 
-@pytest.mark.parametrize("uri", ["rtsp://[bad", "rtsp://user:secret@[bad", "file:x.mp4?loop", "file:x.mp4?pace=fast", "csi://0?width=0.5"])
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("RTSP://10.0.0.5/cam?user=admin&password=secret", "RTSP://10.0.0.5/cam"),
+        (" rtsp://10.0.0.5/cam?password=secret", "rtsp://10.0.0.5/cam"),
+        ("rtsp://10.0.0.5:554/user=admin_password=secret_channel=1.sdp", "rtsp://10.0.0.5:554/***"),
+        ("rtsp://user:secret@10.0.0.5:554/user=admin&password=secret", "rtsp://***@10.0.0.5:554/***"),
+    ],
+)
+def test_passwords_are_not_shown_wherever_a_camera_wants_them(uri: str, shown: str) -> None:
+    asked = CameraUri.parse(uri)
+    assert asked.text == shown
+    assert asked.place == uri.strip()
+
+
+def test_a_files_name_may_hold_a_hash() -> None:
+    assert CameraUri.parse("file:/v/clip#2.mp4?loop=1").place == "/v/clip#2.mp4"
+
+
+def test_a_picture_that_claims_to_be_huge_is_none(tmp_path: Path) -> None:
+    """Of a few dozen bytes; OpenCV raises for it where it says None for other nonsense."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
+    body = b"".join(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
+    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert read_picture(tmp_path / "huge.png") is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://10.0.0.5/?password=secret", "rtsp://[bad", "rtsp://user:secret@[bad", "file:x.mp4?loop", "file:x.mp4?pace=fast", "csi://0?width=0.5"],
+)
 def test_a_malformed_uri_is_rejected_without_its_secrets(uri: str) -> None:
     with pytest.raises(Rejected) as caught:
         open_source(CameraUri.parse(uri))
