@@ -1,5 +1,6 @@
 """Pictures that may leave the camera: small, with the faces of others made unknowable. Off unless the settings switch them on."""
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ SMALLER = 0.7
 """When no quality makes the picture small enough, its sides are cut to this part."""
 HEAD = 1.6
 """What is blurred is so much larger than the face: hair and ears tell who it is, too."""
+MOST_ASKED = 4
+"""So many pictures of one frame may be asked for."""
 GRAIN = 2
 """So many grains are left of a face, across and down: fewer than tell anybody from anybody."""
 
@@ -36,24 +39,25 @@ class Snapshots:
     def __init__(self, *, on_alert: bool, on_request: bool) -> None:
         self._on_alert = on_alert
         self._on_request = on_request
-        self._asked: str | None = None
+        self._asked: deque[str] = deque()
 
     def ask(self, id_: str) -> None:
-        """Wants a picture of the next frame, every face in it blurred; raises Rejected while that is switched off."""
+        """Wants a picture of the next frame, every face in it blurred; raises Rejected while that is switched off, or too many are wanted."""
         if not self._on_request:
             raise Rejected(Reason.BAD_SETTING, "snapshots on request are off; snapshots.on_request switches them on")
-        self._asked = id_
+        if len(self._asked) >= MOST_ASKED:
+            raise Rejected(Reason.BAD_INPUT, f"{MOST_ASKED} snapshots are waiting for a frame")
+        self._asked.append(id_)
 
     def take(self, frame: Frame, incidents: Iterable[Incident], tracks: tuple[Track, ...], boot: str) -> list[Shot]:
-        """The pictures of a frame: one for each incident that opened in it, with all other faces blurred, and one that was asked for."""
+        """The pictures of a frame: one for each incident that opened in it, with all other faces blurred, and those that were asked for."""
         shots = []
         opened = [one for one in incidents if isinstance(one, Opened)] if self._on_alert else []
         for incident in opened:
             others = [track.box for track in tracks if track.number != incident.track]
             shots.append(Shot(f"{boot}-{incident.seq}", picture(frame.image_HWC, others)))
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            shots.append(Shot(asked, picture(frame.image_HWC, [track.box for track in tracks])))
+        while self._asked:
+            shots.append(Shot(self._asked.popleft(), picture(frame.image_HWC, [track.box for track in tracks])))
         return shots
 
 

@@ -65,6 +65,16 @@ def test_a_picture_that_was_asked_for_shows_no_face(shots: dict[str, Shot]) -> N
     assert faces_in(shots["mine"].jpeg) == []
 
 
+def test_each_that_was_asked_for_before_a_frame_is_taken_of_it(two_people: np.ndarray) -> None:
+    snapshots = Snapshots(on_alert=False, on_request=True)
+    for name in ("one", "two", "three", "four"):
+        snapshots.ask(name)
+    with pytest.raises(Rejected, match="waiting"):
+        snapshots.ask("five")
+    assert [shot.id for shot in snapshots.take(Frame(two_people, 0.0, 0.0), (), (), "b")] == ["one", "two", "three", "four"]
+    assert snapshots.take(Frame(two_people, 0.1, 0.1), (), (), "b") == []
+
+
 def test_without_the_settings_nothing_is_taken(two_people: np.ndarray) -> None:
     snapshots, frame = Snapshots(on_alert=False, on_request=False), Frame(two_people, 0.0, 0.0)
     opened = Opened(seq=1, track=1, started_s=0, confirmed_s=1, p_no_mask=0.9, bare_votes=5, votes=5, faces=2)
