@@ -171,8 +171,7 @@ class Camera:
         def greet(_: int) -> tuple[Message, ...]:
             return tuple(updates.report() for updates in greeting)
 
-        name = f"{self.address.base}-{self.address.site}-{self.address.camera}"
-        async with RoughLink(self.broker, name, Presence(self.address, greet), self.faults) as link:
+        async with RoughLink(self.broker, self.address.name, Presence(self.address, greet), self.faults) as link:
             owner = Owner(keys=self.keys, agent_version=AGENT_VERSION)
             fetching = functools.partial(fetch, link, self.address)
             slots = self.slots

@@ -7,6 +7,7 @@ import logging
 import platform
 import secrets
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from edge_agent.capture import Camera, CaptureState
@@ -66,11 +67,10 @@ class Agent:
         self._vitals = Vitals()
         self._exporter = Exporter(settings.address, settings.prometheus_port)
         address = settings.address
-        state_dir = settings.state_dir.expanduser()
-        self._outbox = Outbox(state_dir / f"{address.base}-{address.site}-{address.camera}.sqlite", settings.outbox.limits())
+        self._outbox = Outbox(settings.state_dir / f"{address.name}.sqlite", settings.outbox.limits())
         self._outbox.end_orphans()
         broker = settings.broker.broker()
-        self._link = Link(broker, f"{address.base}-{address.site}-{address.camera}", Presence(address, self._greeting))
+        self._link = Link(broker, address.name, Presence(address, self._greeting))
         self._publisher = Publisher(self._link, address, self._outbox)
         slots = slots_of(settings, eyes)
         eyes, state, folders = recall(settings, eyes, slots)
@@ -205,11 +205,14 @@ class Agent:
         SnapshotAddress.of(self._settings.address, command.id)  # may the id stand in a topic?
         self._snapshots.ask(command.id)
 
-    def _greeting(self, session: int) -> tuple[Message, ...]:
+    def _greeting(self, session: int) -> Iterator[Message]:
         self._session = session
+        yield self._birth()
+        yield self._health_now()
+        yield self._publisher.no_mask
+        yield self._updates.report()
         settings = self._settings
-        shown = discovery(settings.address, AGENT_VERSION, settings.telemetry_s) if settings.home_assistant else Discovery(document=None)
-        return self._birth(), self._health_now(), self._publisher.no_mask, self._updates.report(), shown
+        yield discovery(settings.address, AGENT_VERSION, settings.telemetry_s) if settings.home_assistant else Discovery(document=None)
 
     @property
     def _model(self) -> str:

@@ -110,7 +110,7 @@ async def _broker(settings: Settings) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    path = settings.state_dir.expanduser() / "doctor.sqlite"
+    path = settings.state_dir / "doctor.sqlite"
     Outbox(path).close()
     for leftover in path.parent.glob("doctor.*"):
         leftover.unlink()

@@ -26,8 +26,7 @@ def pinned(settings: Settings) -> frozenset[Kind]:
 
 def slots_of(settings: Settings, eyes: Eyes) -> Slots:
     """Where this camera keeps its models; `eyes` are those that the settings ask for."""
-    address = settings.address
-    folder = settings.state_dir.expanduser() / "models" / f"{address.base}-{address.site}-{address.camera}"
+    folder = settings.state_dir / "models" / settings.address.name
     fixed = pinned(settings)
     return Slots(folder, {kind: (_release(_model(eyes, kind)), None) if kind in fixed else _shipped(kind) for kind in KINDS})
 

@@ -68,7 +68,7 @@ def load_detector(settings: DetectSettings, threads: int = 1, release: Path | No
         return HaarDetector(settings.smallest_face_px), Model(name="haar", version="frontalface_default", digest="")
     if settings.model == "shipped":
         return _load_detector(shipped("detector"), settings, threads)
-    path = Path(settings.model).expanduser()
+    path = Path(settings.model)
     if path.is_dir():
         return _load_detector(path, settings, threads)
     model = _read(path, MAX_MODEL_BYTES)
@@ -100,8 +100,7 @@ def _network(model: bytes, threads: int) -> Session | OpenCvNetwork:
 
 def load_classifier(settings: ClassifySettings, threads: int = 1, release: Path | None = None) -> tuple[Classifier, Model]:
     """The classifier of a release folder, or of the one that the settings name, or that the package brings along."""
-    folder = release or (settings.release.expanduser() if settings.release else shipped("classifier"))
-    return _load_classifier(folder, threads)
+    return _load_classifier(release or settings.release or shipped("classifier"), threads)
 
 
 def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:

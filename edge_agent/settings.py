@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edge_agent.decide import Rules
@@ -24,6 +24,19 @@ FILE_VARIABLE = f"{PREFIX}SETTINGS"
 Name = Annotated[str, Field(pattern=f"^{SEGMENT.pattern}$")]
 
 
+def _from_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+HomePath = Annotated[Path, AfterValidator(_from_home)]
+"""May begin with `~`."""
+HomeText = Annotated[str, AfterValidator(lambda text: str(_from_home(Path(text))) if text.startswith("~") else text)]
+"""The same, where it may be a word as well."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -35,11 +48,11 @@ class BrokerSettings(_Section):
     """`mqtt://host:port`, or `mqtts://host:port` for TLS."""
     username: str | None = None
     password: SecretStr | None = None
-    ca_file: Path | None = None
+    ca_file: HomePath | None = None
     """Certificate authority of the broker, where it is not one that the system knows."""
-    cert_file: Path | None = None
+    cert_file: HomePath | None = None
     """This camera's certificate, where the broker asks for one."""
-    key_file: Path | None = None
+    key_file: HomePath | None = None
     keepalive_s: int = Field(default=15, ge=5, le=600)
 
     def broker(self) -> Broker:
@@ -51,9 +64,9 @@ class BrokerSettings(_Section):
             username=self.username or parsed.username,
             password=self.password.get_secret_value() if self.password else parsed.password,
             is_tls=parsed.is_tls,
-            ca_file=self.ca_file and self.ca_file.expanduser(),
-            cert_file=self.cert_file and self.cert_file.expanduser(),
-            key_file=self.key_file and self.key_file.expanduser(),
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
             keepalive_s=self.keepalive_s,
         )
 
@@ -61,7 +74,7 @@ class BrokerSettings(_Section):
 class DetectSettings(_Section):
     """Finding faces."""
 
-    model: str = "shipped"
+    model: HomeText = "shipped"
     """`shipped`, `haar`, or the path of a detector's release folder or of an ONNX file in YuNet's format."""
     smallest_face_px: int = Field(default=48, ge=8, le=2000)
     """The smallest face that must be seen (shorter side, in pixels of the camera's picture). Pictures are looked at no larger than it
@@ -73,7 +86,7 @@ class DetectSettings(_Section):
 class ClassifySettings(_Section):
     """Telling masked from bare faces."""
 
-    release: Path | None = None
+    release: HomePath | None = None
     """A release folder; the release that the package brings along when empty."""
 
 
@@ -131,7 +144,7 @@ class SnapshotSettings(_Section):
 class UpdateSettings(_Section):
     """Whose models a camera takes over MQTT, and how it tries them."""
 
-    trusted_keys: tuple[str, ...] = ()
+    trusted_keys: tuple[HomeText, ...] = ()
     """Public keys of those who sign releases: each 44 letters of base64, or the path of a file that holds them. Updates are off without one."""
     shadow_s: float = Field(default=15, gt=0, le=3600)
     """The old and the new model see the same faces for so long, and the old one decides."""
@@ -143,7 +156,7 @@ class UpdateSettings(_Section):
     def owner_keys(self) -> TrustedKeys:
         """The public keys by their ids; raises Rejected."""
         try:
-            return trusted_keys(key if KEY_TEXT.fullmatch(key) else Path(key).expanduser().read_text(encoding="ascii") for key in self.trusted_keys)
+            return trusted_keys(key if KEY_TEXT.fullmatch(key) else Path(key).read_text(encoding="ascii") for key in self.trusted_keys)
         except OSError as error:
             raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {error.filename}: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -166,7 +179,7 @@ class Settings(BaseSettings):
     """The camera: `csi://0`, `v4l2:///dev/video0`, `rtsp://...`, `file:video.mp4`, `images:FOLDER` or `demo:`."""
     csi_source: str = NVARGUS
     """The GStreamer pipeline behind `csi://`, up to raw video; `{width} {height} {fps} {sensor} {sensor_mode} {flip}` are filled in."""
-    state_dir: Path = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "maskfleet"
+    state_dir: HomePath = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "maskfleet"
     """Where alerts are kept until the broker has them."""
     telemetry_s: float = Field(default=10, ge=1, le=300)
     """Seconds between two telemetry messages."""
@@ -228,6 +241,7 @@ def _refuse_unknown_variables() -> None:
     """pydantic-settings looks only for variables that it knows, and would pass over a misspelt one."""
     for variable in os.environ:
         if variable.upper().startswith(PREFIX) and variable.upper() != FILE_VARIABLE:
-            key = variable[len(PREFIX) :].lower().split(DELIMITER)[0]
-            if key not in Settings.model_fields:
+            key, *within = variable[len(PREFIX) :].lower().split(DELIMITER)
+            field = Settings.model_fields.get(key)
+            if field is None or (within and not isinstance(field.default, BaseModel)):
                 raise Rejected(Reason.BAD_SETTING, f"variable {variable}: no such setting")

@@ -52,6 +52,11 @@ class Address(Fleet):
     site: str
     camera: str
 
+    @property
+    def name(self) -> str:
+        """One word for the camera, which is no other's: a dot is in no part of it."""
+        return f"{self.base}.{self.site}.{self.camera}"
+
 
 @dataclass(frozen=True)
 class SnapshotAddress(Address):

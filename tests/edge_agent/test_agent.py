@@ -36,7 +36,7 @@ async def test_one_alert_then_a_clean_stop_that_ends_it(mosquitto, tmp_path: Pat
 
 def stored(tmp_path: Path) -> int:
     """How many messages wait in the outbox."""
-    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(tmp_path / "state" / "maskfleet-home-door.sqlite")) as db:
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(tmp_path / "state" / "maskfleet.home.door.sqlite")) as db:
         return int(db.execute("SELECT count(*) FROM outbox").fetchone()[0])
     return 0
 

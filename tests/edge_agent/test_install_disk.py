@@ -26,7 +26,7 @@ async def test_a_lost_slot_is_replaced_by_what_ships_and_fetched_again(device: D
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"v": 2}', b"\xff" * 100])
 def test_a_journal_that_cannot_be_read_starts_with_what_ships(device: Device, content: bytes) -> None:
-    folder = device.settings.state_dir / "models" / "maskfleet-home-door"
+    folder = device.settings.state_dir / "models" / "maskfleet.home.door"
     folder.mkdir(parents=True)
     (folder / "journal.json").write_bytes(content)
     eyes, state, _ = device.boot()

@@ -56,7 +56,7 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         read_settings(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("variable", ["MASKFLEET_CAMREA", "MASKFLEET_BROKR__URL", "MASKFLEET_BROKER__URLL"])
+@pytest.mark.parametrize("variable", ["MASKFLEET_CAMREA", "MASKFLEET_BROKR__URL", "MASKFLEET_BROKER__URLL", "MASKFLEET_SITE__NAME"])
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "x")
     with pytest.raises(Rejected, match="no such setting"):
@@ -85,3 +85,26 @@ def test_what_is_no_trusted_key_is_one_line(tmp_path: Path, content: bytes) -> N
         with pytest.raises(Rejected, match=r"public key|trusted_keys") as caught:
             UpdateSettings(trusted_keys=(key,)).owner_keys()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("state_dir = '~nosuchuser/x'", "setting state_dir: .*nosuchuser"),
+        ("[classify]\nrelease = '~nosuchuser/x'", "setting classify.release: "),
+        ("[detect]\nmodel = '~nosuchuser/x'", "setting detect.model: "),
+        ("[updates]\ntrusted_keys = ['~nosuchuser/x']", "setting updates.trusted_keys.0: "),
+        ("[broker]\nca_file = '~nosuchuser/x'", "setting broker.ca_file: "),
+    ],
+)
+def test_the_home_of_nobody_is_named_in_one_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(Rejected, match=says) as caught:
+        read_settings(write(tmp_path / "a.toml", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = read_settings(write(tmp_path / "a.toml", "state_dir = '~/state'\n[detect]\nmodel = '~/m.onnx'"))
+    assert settings.state_dir == tmp_path / "state"
+    assert settings.detect.model == str(tmp_path / "m.onnx")

@@ -25,6 +25,7 @@ segments = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 digests = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 pieces = st.from_regex(r"(0|[1-9][0-9]{0,3})(-(0|[1-9][0-9]{0,2})-[1-9][0-9]{0,2})?", fullmatch=True)
 addresses = st.builds(Address, segments, segments, segments)
+alike = st.builds(Address, *[st.from_regex(r"[a_-]{1,3}", fullmatch=True)] * 3)
 ADDRESSES = {
     Address: addresses,
     Fleet: st.builds(Fleet, segments),
@@ -128,3 +129,12 @@ def test_each_picture_has_a_topic_of_its_own(camera: Address, name: str) -> None
         SNAPSHOT.parse(f"{camera.base}/camera/{camera.site}/{camera.camera}/alert/{name}")
     with pytest.raises(Rejected):
         SnapshotAddress.of(camera, f"{name}/#")
+
+
+@given(alike, alike)
+def test_no_two_cameras_have_one_name(one: Address, other: Address) -> None:
+    assert (one.name == other.name) == (one == other)
+
+
+def test_names_that_run_together_alike_are_two() -> None:
+    assert Address("b", "hall", "east-door").name != Address("b", "hall-east", "door").name
