@@ -74,7 +74,7 @@ def start(
     trust: Trust = None,
     site: Annotated[list[str] | None, typer.Option(help="Only cameras of this site; may be repeated.")] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Only these cameras: site/camera, either with * and ?; may be repeated.")] = None,
-    cameras: Annotated[Path | None, typer.Option(help="Only those in this file: site/camera, one in a line.")] = None,
+    cameras: Annotated[Path | None, typer.Option(help="Only those in this file: one in a line, as with --camera; # begins a comment.")] = None,
     waves: Annotated[str, typer.Option(help="How many cameras each wave reaches, with those before it.")] = "1,10%,50%,100%",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="A wave is good when this share of its answers is.")] = 0.9,
     soak_s: Annotated[float, typer.Option(min=0, help="A wave is watched so long before the next.")] = 300,
@@ -154,13 +154,27 @@ def rollback(
 
 
 def _select(sites: list[str], cameras: list[str], file: Path | None) -> list[str]:
-    """`site/camera` patterns; a camera that names no site is of any."""
+    """`site/camera` patterns; a camera that names no site is of any. Raises Rejected for what names nobody: that is not all."""
+    for option, names in (("site", sites), ("camera", cameras)):
+        if not all(name.strip() for name in names):
+            raise Rejected(Reason.BAD_INPUT, f"--{option}: names nobody")
+    named = [one if "/" in one else f"*/{one}" for one in (*cameras, *(_listed(file) if file else ()))]
+    return [*(f"{one}/*" for one in sites), *named] or ["*/*"]
+
+
+def _listed(file: Path) -> list[str]:
+    """The cameras in a file; raises Rejected."""
     try:
-        listed = file.read_text(encoding="utf-8").split() if file else []
+        lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise Rejected(Reason.BAD_INPUT, f"{file}: not a text in UTF-8") from None
-    named = [one if "/" in one else f"*/{one}" for one in (*cameras, *listed)]
-    return [*(f"{one}/*" for one in sites), *named] or ["*/*"]
+    listed = [one for line in lines if (one := line.partition("#")[0].strip())]
+    if not listed:
+        raise Rejected(Reason.BAD_INPUT, f"{file}: names nobody")
+    for one in listed:
+        if len(one.split()) > 1:
+            raise Rejected(Reason.BAD_INPUT, f"{file}: {one[:80]!r}: one camera or pattern in a line, and no spaces in it")
+    return listed
 
 
 def _broker(url: str) -> Broker:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from protocol.errors import Rejected
 from trainer.__main__ import app
+from trainer.rollout_commands import _select
 
 
 def refusal(*arguments: object) -> str:
@@ -28,3 +29,31 @@ def test_a_list_of_cameras_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "cameras.txt"
     file.write_bytes("hall/café".encode("latin-1"))
     assert "cameras.txt: not a text in UTF-8" in refusal("rollout", "start", tmp_path, "--cameras", file)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "# lobby/door-1\n"])
+def test_a_list_that_names_nobody_is_not_all_cameras(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "cameras.txt"
+    file.write_text(text)
+    assert "cameras.txt: names nobody" in refusal("rollout", "start", tmp_path, "--cameras", file)
+    assert "cameras.txt: names nobody" in refusal("rollout", "start", tmp_path, "--cameras", file, "--camera", "door-1")
+
+
+@pytest.mark.parametrize("option", ["--site", "--camera"])
+def test_an_option_that_names_nobody_is_not_all_cameras(option: str, tmp_path: Path) -> None:
+    for name in ("", " "):
+        assert f"{option}: names nobody" in refusal("rollout", "start", tmp_path, option, name)
+
+
+def test_a_list_of_cameras_has_one_in_a_line_and_comments(tmp_path: Path) -> None:
+    file = tmp_path / "cameras.txt"
+    file.write_text("# the doors\nlobby/door-1  # all * doors\n\n\thall/*\r\ndoor-2#new\n")
+    assert _select([], [], file) == ["lobby/door-1", "hall/*", "*/door-2"]
+    assert _select(["yard"], ["door-3"], file)[:2] == ["yard/*", "*/door-3"]
+    assert _select([], [], None) == ["*/*"]
+
+
+def test_a_line_with_spaces_is_refused_by_its_words(tmp_path: Path) -> None:
+    file = tmp_path / "cameras.txt"
+    file.write_text("lobby/door-1\nlobby/door-2 * # two\n")
+    assert "cameras.txt: 'lobby/door-2 *': one camera" in refusal("rollout", "start", tmp_path, "--cameras", file)
