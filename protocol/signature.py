@@ -63,6 +63,10 @@ class Statement(_Signed):
         except ValidationError as error:
             raise Rejected(Reason.BAD_SIGNATURE, f"key statement: {one_line(error)}") from None
 
+    def has_ended(self, now: datetime) -> bool:
+        """Whether this vouches no more."""
+        return self.expires is not None and now >= self.expires
+
 
 class Signature(_Signed):
     """`manifest.sig`: the signature over the manifest's bytes, by which key, and who vouches for that key."""
@@ -96,6 +100,14 @@ class Signature(_Signed):
             raise Rejected(Reason.UNKNOWN_KEY, f"the release is signed by key {self.key}, which is not trusted here")
         _verify(manifest, self.signature, keys[self.key], "the manifest")
 
+    def roots(self, now: datetime | None = None) -> frozenset[str]:
+        """The keys of which a camera must trust one to believe this, by their ids. Without a time, no statement has ended."""
+        found = {self.key}
+        for statement in reversed(self.statements):
+            if _id_of(_public_key(statement.public_key)) in found and not (now and statement.has_ended(now)):
+                found.add(statement.key)
+        return frozenset(found)
+
 
 def key_id(key: "Ed25519PublicKey") -> str:
     """What a public key is called: the first 16 hex digits of its SHA-256."""
@@ -125,7 +137,7 @@ def _with_vouched(trusted: TrustedKeys, statements: tuple[Statement, ...], now: 
     """
     keys = dict(trusted)
     for statement in statements:
-        if statement.key in keys and (statement.expires is None or now < statement.expires):
+        if statement.key in keys and not statement.has_ended(now):
             _verify(_stated(statement.public_key, statement.expires), statement.signature, keys[statement.key], "a key statement")
             keys |= trusted_keys((statement.public_key,))
     return keys

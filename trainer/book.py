@@ -133,6 +133,8 @@ class Book:
         if not allows(entry.state, RollBack):
             raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {entry.state.phase}: it cannot be rolled back")
         cameras = reached(entry.state)
+        if cameras:
+            self._shelf.check_back(shipment, entry.shipment)
         plan = self._plan(shipment, cameras, BACK.model_copy(update={"answer_s": old.rules.answer_s})) if cameras else None
         with self._journal.together():
             self.do(rollout, RollBack(self._clock(), reason))

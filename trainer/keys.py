@@ -12,7 +12,7 @@ from protocol.chunks import digests
 from protocol.errors import Reason, Rejected
 from protocol.release import MANIFEST_FILE, SIGNATURE_FILE, Manifest
 from protocol.rollouts import Desired
-from protocol.signature import KEY_TEXT, Signature, Statement, TrustedKeys, public_text, text_of, trusted_keys
+from protocol.signature import KEY_TEXT, MAX_STATEMENTS, Signature, Statement, TrustedKeys, public_text, text_of, trusted_keys
 from trainer.folder import read_release, write_whole
 
 PRIVATE_SUFFIX, PUBLIC_SUFFIX, STATEMENT_SUFFIX = ".key", ".pub", ".trust"
@@ -62,7 +62,9 @@ def vouch(public: Path, signer: Ed25519PrivateKey, expires: datetime | None) -> 
 
 
 def read_statements(paths: list[Path]) -> tuple[Statement, ...]:
-    """The statements in these files; raises Rejected."""
+    """The statements in these files, the oldest first; raises Rejected."""
+    if len(paths) > MAX_STATEMENTS:
+        raise Rejected(Reason.BAD_INPUT, f"{len(paths)} key statements, at most {MAX_STATEMENTS} travel with a release")
     return tuple(Statement.parse(_read(path)) for path in paths)
 
 

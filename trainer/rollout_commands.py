@@ -136,6 +136,9 @@ def rollback(
     release: Annotated[Path, typer.Argument(help="The release to go back to, signed again with a higher counter (or see --sign-with).")],
     name: Annotated[str, typer.Option("--rollout", help="Which rollout to undo; the one that is under way, or was last, when left out.")] = "",
     sign_with: Annotated[Path | None, typer.Option(help="A .key file: the release is copied and signed again on the way.")] = None,
+    sign_trust: Annotated[
+        list[Path] | None, typer.Option(help="With --sign-with: a .trust file, where cameras do not know that key yet; the oldest first.")
+    ] = None,
     broker: Url = LOCAL,
     base: Base = "maskfleet",
     state_dir: StateDir = STATE_DIR,
@@ -143,12 +146,14 @@ def rollback(
     reason: Note = "",
 ) -> None:
     """Ends a rollout and sends the old model to the cameras that it had reached, all at once."""
-    from trainer.keys import read_public
+    from trainer.keys import read_public, read_statements
     from trainer.shelf import Shelf, put_again
     from trainer.watch import SHELF_FOLDER
 
+    if sign_trust and not sign_with:
+        raise Rejected(Reason.BAD_INPUT, "--sign-trust: a release that is not signed on the way (--sign-with) takes no statements")
     shelf = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_public(trust or []))
-    shipment = put_again(shelf, release, sign_with) if sign_with else shelf.put(release)
+    shipment = put_again(shelf, release, sign_with, read_statements(sign_trust or [])) if sign_with else shelf.put(release)
     done = _order(_broker(broker), base, "rollback", name, release=shipment.name, reason=reason)
     out.print(f"rollout {done} takes the cameras back", highlight=False)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from protocol.errors import Reason, Rejected
 from protocol.release import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Manifest
 from protocol.rollouts import Desired
-from protocol.signature import Signature, TrustedKeys
+from protocol.signature import Signature, Statement, TrustedKeys, key_id
 from protocol.topics import SEGMENT, SHORT_DIGEST
 from trainer.folder import read_release
 from trainer.keys import LONGEST_ROLLOUT, read_private, sign
@@ -104,6 +104,21 @@ class Shelf:
         shipment.check(self._trusted, datetime.now(UTC))
         return shipment
 
+    def check_back(self, back: Shipment, bad: Shipment) -> None:
+        """Raises Rejected when cameras that believed a release may not believe the one that is to take its place.
+
+        Whom they trust is what `bad` tells, within the keys that are trusted here, if any are given.
+        """
+        lost = bad.signature.roots() - back.signature.roots(datetime.now(UTC))
+        if self._trusted:
+            lost &= self._trusted.keys()
+        if lost:
+            raise Rejected(
+                Reason.UNKNOWN_KEY,
+                f"the way back is signed by key {back.signature.key}, and cameras may know {', '.join(sorted(lost))} alone: sign with that, or give"
+                " the statement that vouches (`--sign-trust`); if no camera knows that key any more, start `watch` with `--trust` for the others",
+            )
+
     def read(self, name: str) -> Shipment:
         """A release that was found good when its rollout began, whatever has expired since; raises Rejected when it is not there, or damaged."""
         if not SEGMENT.fullmatch(name) or not (self._folder / name).is_dir():
@@ -122,8 +137,15 @@ def _sync(path: Path) -> None:
         os.close(number)
 
 
-def put_again(shelf: Shelf, folder: Path, key: Path) -> Shipment:
-    """Puts a copy of a release on the shelf, signed with a counter that is higher than any before: the time; raises Rejected."""
+def put_again(shelf: Shelf, folder: Path, key: Path, statements: tuple[Statement, ...]) -> Shipment:
+    """Puts a copy of a release on the shelf, signed with a counter that is higher than any before: the time; raises Rejected.
+
+    Without statements, those stay that the release was signed with by the same key.
+    """
+    signer = read_private(key)
+    if not statements and (folder / SIGNATURE_FILE).is_file():
+        old = Signature.parse((folder / SIGNATURE_FILE).read_bytes())
+        statements = old.statements if old.key == key_id(signer.public_key()) else ()
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "release"
         manifest, model = read_release(folder)
@@ -131,5 +153,5 @@ def put_again(shelf: Shelf, folder: Path, key: Path) -> Shipment:
         (copy / MANIFEST_FILE).write_bytes(manifest.encode())
         shutil.copyfile(model, copy / MODEL_FILE)
         counter = max(int(time.time()), manifest.counter + 1)
-        sign(copy, read_private(key), counter, None, manifest.minimum_agent, manifest.chunk_bytes)
+        sign(copy, signer, counter, None, manifest.minimum_agent, manifest.chunk_bytes, statements)
         return shelf.put(copy)

@@ -42,7 +42,7 @@ def trust(
     from trainer import keys as own
 
     path = own.vouch(public, own.read_private(key), _in(days))
-    out.print(f"{path}: give it to `sign --trust` with the new key", highlight=False)
+    out.print(f"{path}: give it to `sign --trust`, or `rollback --sign-trust`, with the new key", highlight=False)
 
 
 def sign(

@@ -12,7 +12,6 @@ from pathlib import Path
 import aiomqtt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from compose.simulate import living
 from compose.simulated import Faults, cameras
@@ -122,13 +121,12 @@ async def test_a_rollout_from_the_command_line_survives_kill_9_and_goes_back(fle
     code, text = await fleet.command("rollout", "rollback", fleet.release("1", 2, fill=b"0"))
     assert (code, text.count("\n")) == (1, 1)
     assert "counter above 3" in text
-    keep = trainer_keys.new(fleet.folder / "stranger")[0]
-    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 1, fill=b"0"), "--sign-with", keep)
+    stranger = trainer_keys.new(fleet.folder / "stranger")[0]
+    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 1, fill=b"0"), "--sign-with", stranger)
     assert (code, text.count("\n")) == (1, 1)
     assert "not trusted" in text
-    private = fleet.folder / "owner.key"
-    private.write_bytes(KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 0, fill=b"0"), "--sign-with", private)
+    stated = trainer_keys.vouch(stranger.with_suffix(".pub"), KEY, None)
+    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 0, fill=b"0"), "--sign-with", stranger, "--sign-trust", stated)
     assert code == 0, text
     back = await fleet.ends("rolled_back")
     assert back.counter == 3

@@ -81,6 +81,16 @@ def test_a_statement_ends() -> None:
     assert reason(Signature.make(MANIFEST, NEW, (later,))) is Reason.BAD_SIGNATURE
 
 
+def test_the_roots_of_a_signature_are_the_keys_that_are_enough_to_believe_it() -> None:
+    ids = {key: Signature.make(MANIFEST, key).key for key in (OLD, NEW, NEWEST)}
+    chain = Signature.make(MANIFEST, NEWEST, (vouch(NEW, OLD, NOW), vouch(FOREIGN, FOREIGN), vouch(NEWEST, NEW)))
+    assert chain.roots() == set(ids.values())
+    assert chain.roots(NOW) == {ids[NEW], ids[NEWEST]}, "what the old key stated has ended"
+    assert chain.model_copy(update={"statements": chain.statements[::-1]}).roots() == {ids[NEW], ids[NEWEST]}, "out of order"
+    for key in ids:
+        chain.check(MANIFEST, trusted_keys([public_text(key.public_key())]), NOW - timedelta(days=1))
+
+
 def test_a_statement_is_no_manifest() -> None:
     stated = vouch(NEW, OLD)
     assert reason(Signature(key=stated.key, signature=stated.signature), public_text(NEW.public_key()).encode()) is Reason.BAD_SIGNATURE

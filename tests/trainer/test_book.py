@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from made_releases import Made
 
 from protocol.errors import DeviceError, Reason, Rejected
-from protocol.signature import TrustedKeys, public_text, trusted_keys
+from protocol.signature import Statement, TrustedKeys, public_text, trusted_keys
 from trainer import keys
 from trainer.book import Book, Entry, StartArgs
 from trainer.journal import Journal
@@ -100,6 +100,37 @@ def test_a_way_back_is_written_down_whole_or_not_at_all(tmp_path: Path, classifi
     assert [(name, entry.state.phase) for name, entry in again.entries.items()] == [(bad, "running")]
     back = again.roll_back(bad, old, "bad")
     assert [(name, entry.state.phase) for name, entry in again.entries.items()] == [(bad, "rolled_back"), (back, "running")]
+
+
+NEXT = Ed25519PrivateKey.generate()
+BOTH = {**TRUSTED, **trusted_keys([public_text(NEXT.public_key())])}
+VOUCHED = (Statement.make(public_text(NEXT.public_key()), None, KEY),)
+ENDED = (Statement.make(public_text(NEXT.public_key()), datetime(2020, 1, 1, tzinfo=UTC), KEY),)
+
+
+@pytest.mark.parametrize("trusted", [{}, BOTH], ids=["any", "both"])
+@pytest.mark.parametrize(("bad_by", "bad_statements"), [(KEY, ()), (NEXT, VOUCHED)], ids=["old", "vouched"])
+def test_a_way_back_that_cameras_may_not_believe_is_refused_and_ends_nothing(
+    tmp_path: Path, bad_by: Ed25519PrivateKey, bad_statements: tuple[Statement, ...], trusted: TrustedKeys
+) -> None:
+    def put(version: str, counter: int, signer: Ed25519PrivateKey, statements: tuple[Statement, ...]) -> str:
+        folder = Made("classifier", version, counter).write(tmp_path / version)
+        keys.sign(folder, signer, counter, None, "0", 32 * 1024, statements)
+        return Shelf(tmp_path / "releases", {}).put(folder).name
+
+    own = book(tmp_path, trusted)
+    bad = own.start(StartArgs(release=put("bad", 7, bad_by, bad_statements)))
+    own.hear(Heard(1000.0, "hall/door"))
+    for statements in ((), ENDED):
+        with pytest.raises(Rejected, match="--sign-trust") as caught:
+            own.roll_back(bad, put("old", 8, NEXT, statements), "bad")
+        assert len(str(caught.value)) < 500
+        assert own.entries[bad].state.phase == "running"
+    told_otherwise = book(tmp_path, trusted_keys([public_text(NEXT.public_key())]))
+    told_otherwise._shelf.check_back(told_otherwise._shelf.get(put("old", 8, NEXT, ())), told_otherwise.entries[bad].shipment)
+    own = book(tmp_path, trusted)
+    own.roll_back(bad, put("old", 8, NEXT, VOUCHED), "bad")
+    assert own.entries[bad].state.phase == "rolled_back"
 
 
 def test_a_rollout_that_is_over_needs_its_release_no_more(tmp_path: Path, classifier_release: Path) -> None:

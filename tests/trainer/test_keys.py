@@ -60,6 +60,13 @@ def test_a_new_key_is_vouched_for_by_the_old_one(tmp_path: Path, release: Path) 
     run("verify", release, "--key", tmp_path / "new.pub")
 
 
+def test_more_statements_than_travel_are_refused(tmp_path: Path, release: Path) -> None:
+    run("keys", "new", tmp_path / "old")
+    run("keys", "new", tmp_path / "new")
+    run("keys", "trust", tmp_path / "new.pub", "--key", tmp_path / "old.key")
+    assert "at most 4" in str(refusal("sign", release, "--key", tmp_path / "new.key", *["--trust", tmp_path / "new.trust"] * 5))
+
+
 def test_what_was_changed_after_signing_is_refused(tmp_path: Path, release: Path) -> None:
     run("keys", "new", tmp_path / "owner")
     assert refusal("verify", release, "--key", tmp_path / "owner.pub").reason is Reason.BAD_SIGNATURE

@@ -31,6 +31,10 @@ def test_a_list_of_cameras_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert "cameras.txt: not a text in UTF-8" in refusal("rollout", "start", tmp_path, "--cameras", file)
 
 
+def test_statements_without_a_key_to_sign_with_are_refused(tmp_path: Path) -> None:
+    assert "--sign-trust" in refusal("rollout", "rollback", tmp_path, "--sign-trust", tmp_path / "new.trust")
+
+
 @pytest.mark.parametrize("text", ["", "\n \n", "# lobby/door-1\n"])
 def test_a_list_that_names_nobody_is_not_all_cameras(text: str, tmp_path: Path) -> None:
     file = tmp_path / "cameras.txt"

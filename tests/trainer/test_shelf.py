@@ -1,14 +1,15 @@
 """The coordinator's shelf: what was put on it stays what it was."""
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from protocol.release import MODEL_FILE
-from protocol.signature import key_id
+from protocol.signature import Statement, key_id, public_text
 from trainer import keys
-from trainer.shelf import Shelf
+from trainer.shelf import Shelf, put_again
 
 
 def test_the_same_model_and_counter_signed_by_another_key_is_another_release(tmp_path: Path, classifier_release: Path) -> None:
@@ -38,3 +39,15 @@ def test_a_release_that_lost_its_model_in_a_power_cut_is_healed_by_putting_it_ag
     assert not Shelf(tmp_path / "shelf", {}).holds(name)
     assert Shelf(tmp_path / "shelf", {}).put(folder).name == name
     assert Shelf(tmp_path / "shelf", {}).holds(name)
+
+
+def test_what_is_signed_again_keeps_the_statements_of_the_same_key_until_others_are_given(tmp_path: Path, classifier_release: Path) -> None:
+    shelf, folder = Shelf(tmp_path / "shelf", {}), shutil.copytree(classifier_release, tmp_path / "release")
+    files = [keys.new(tmp_path / name)[0] for name in ("old", "new")]
+    old, new = map(keys.read_private, files)
+    stated, longer = (Statement.make(public_text(new.public_key()), expires, old) for expires in (datetime(2100, 1, 1, tzinfo=UTC), None))
+    assert put_again(shelf, folder, files[1], ()).signature.statements == ()
+    keys.sign(folder, new, 7, None, "0", 32 * 1024, (stated,))
+    assert put_again(shelf, folder, files[1], ()).signature.statements == (stated,)
+    assert put_again(shelf, folder, files[1], (longer,)).signature.statements == (longer,)
+    assert put_again(shelf, folder, files[0], ()).signature.statements == ()
