@@ -57,6 +57,12 @@ class Rejected(FleetError):
         self.detail = detail
 
 
+def said_by_system(error: OSError) -> str:
+    """What the system refused, as `file: what` where it names a file."""
+    what = error.strerror or str(error)
+    return f"{error.filename}: {what}" if error.filename else what
+
+
 def one_line(error: ValidationError) -> str:
     """The first thing that pydantic found wrong, as `field: what`."""
     first = error.errors(include_url=False)[0]

@@ -1,4 +1,4 @@
-"""The coordinator and the clock of its machine."""
+"""The coordinator, the clock of its machine, and its disk."""
 
 import time
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from protocol.broker import Broker
+from protocol.rollouts import RolloutCommand
 from trainer.rollout_state import ClockSet, Event, Tick
-from trainer.watch import Coordinator, WatchSettings
+from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
 
 
 @pytest.mark.parametrize("by_s", [3600, -3600])
@@ -23,3 +24,12 @@ async def test_a_clock_that_is_set_is_noticed_once(tmp_path: Path, monkeypatch, 
     assert isinstance(first, ClockSet)
     assert first.by_s == pytest.approx(by_s, abs=1)
     assert (type(second), second.at_s) == (Tick, pytest.approx(wall() + by_s, abs=1)), "heard before, it is decided in the new time"
+
+
+async def test_a_release_that_the_system_does_not_let_us_read_is_a_refusal(tmp_path: Path) -> None:
+    coordinator = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path))
+    release = tmp_path / SHELF_FOLDER / "classifier-1"
+    release.mkdir(parents=True)
+    (release / "manifest.json").symlink_to("x" * 300)  # as root, who may read all, a name that is too long
+    ack = coordinator._carry_out(RolloutCommand(id="1", op="start", args={"release": release.name}))
+    assert (ack.ok, ack.reason) == (False, f"{release}/manifest.json: File name too long")
