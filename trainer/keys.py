@@ -20,7 +20,9 @@ LONGEST_ROLLOUT = "x" * 64
 
 
 def new(path: Path) -> tuple[Path, Path]:
-    """Makes a pair of keys, PATH.key and PATH.pub; raises Rejected when there is one already."""
+    """Makes a pair of keys, PATH.key and PATH.pub; raises Rejected when there is one already, or the path ends in no name."""
+    if path.name in ("", ".."):
+        raise Rejected(Reason.BAD_INPUT, f"{path}: not a name for keys; give one such as {path / 'owner'}")
     key = Ed25519PrivateKey.generate()
     private, public = path.with_name(path.name + PRIVATE_SUFFIX), path.with_name(path.name + PUBLIC_SUFFIX)
     if public.exists():

@@ -85,6 +85,14 @@ def test_keys_are_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "owner.key").read_bytes() == before
 
 
+@pytest.mark.parametrize("path", [".", "..", "/", "sub/.."])
+def test_a_folder_is_no_name_for_keys(path: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert f"{path}: not a name for keys" in str(refusal("keys", "new", path))
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
 @pytest.mark.parametrize("content", [b"", b"not a key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
 def test_what_is_no_key_is_one_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x.key"
