@@ -3,13 +3,13 @@
 import asyncio
 import json
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from protocol.errors import FleetError
+from protocol.errors import FleetError, said_by_system
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A mask-camera fleet on one machine.")
 err = Console(stderr=True)
@@ -20,8 +20,14 @@ def main() -> None:
     try:
         app()
     except FleetError as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        _complain(str(error))
+    except OSError as error:
+        _complain(said_by_system(error))
+
+
+def _complain(text: str) -> NoReturn:
+    err.print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 @app.command()

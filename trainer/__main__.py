@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from protocol.errors import FleetError, Reason, Rejected
+from protocol.errors import FleetError, Reason, Rejected, said_by_system
 from trainer import detector_commands, lab, rollout_commands, signing_commands
 from trainer.console import Json, err, follow, out, show
 
@@ -33,7 +33,7 @@ def main() -> None:
         err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except OSError as error:
-        err.print(f"[red]error:[/] {escape(str(error.filename or ''))}: {error.strerror}", highlight=False, soft_wrap=True)
+        err.print(f"[red]error:[/] {escape(said_by_system(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

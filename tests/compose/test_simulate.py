@@ -1,6 +1,7 @@
 """A simulated fleet under each fault: no camera ends on a bad model, and a good one arrives."""
 
 import subprocess
+import sys
 
 import pytest
 from brokers import CAMERAS, simulate
@@ -49,6 +50,13 @@ def test_two_cameras_of_one_name_stop_a_rollout(mosquitto) -> None:
 def test_nothing_is_left_on_the_broker(mosquitto) -> None:
     simulate(mosquitto.url)
     assert not retained(mosquitto.port)
+
+
+def test_a_disk_that_takes_no_more_is_one_line() -> None:
+    """Here, no file may be longer than 50 kB."""
+    command = [sys.executable, "-m", "compose", "simulate", "--cameras", "1", "--size", "1000000"]
+    done = subprocess.run(["prlimit", "--fsize=50000", *command], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: File too large\n")
 
 
 def retained(port: int) -> list[str]:
