@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from protocol.errors import Reason, Rejected, one_line
 
@@ -48,6 +48,15 @@ class Statement(_Signed):
     key: KeyId
     """The key that signed this."""
     signature: Signature64
+
+    @field_validator("expires")
+    @classmethod
+    def _is_a_date_in_utc(cls, expires: datetime | None) -> datetime | None:
+        """What is signed is the date in UTC, and the last day of the year 9999 has none everywhere."""
+        try:
+            return expires and expires.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("not a date in UTC") from None
 
     @classmethod
     def make(cls, public_key: str, expires: datetime | None, signer: "Ed25519PrivateKey") -> Self:

@@ -1,7 +1,7 @@
 """What a trusted key signed is accepted, and nothing else, whatever the bytes."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,38 @@ def test_any_bytes_are_a_signature_or_rejected(data: bytes) -> None:
         with pytest.raises(Rejected) as caught:
             kind.parse(data)
         assert caught.value.reason is Reason.BAD_SIGNATURE
+
+
+EDGES = ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00")
+
+
+@pytest.mark.parametrize("expires", EDGES)
+def test_a_statement_that_ends_outside_the_calendar_is_refused(expires: str) -> None:
+    document = json.loads(Signature.make(MANIFEST, NEW, (vouch(NEW, OLD),)).encode())
+    document["statements"][0]["expires"] = expires
+    for kind, own in ((Signature, document), (Statement, document["statements"][0])):
+        with pytest.raises(Rejected, match="expires") as caught:
+            kind.parse(json.dumps(own).encode())
+        assert caught.value.reason is Reason.BAD_SIGNATURE
+    with pytest.raises(Rejected, match="expires"):
+        Desired.decode(json.dumps({"signature": document}).encode())
+
+
+@pytest.mark.parametrize("expires", EDGES)
+def test_the_dates_of_a_manifest_may_stand_at_the_edge_of_the_calendar(expires: str) -> None:
+    data = (ROOT / "edge_agent" / "models" / "classifier" / "manifest.json").read_bytes()
+    manifest = Manifest.parse(json.dumps({**json.loads(data), "created": expires, "expires": expires}).encode())
+    assert Manifest.parse(manifest.encode()) == manifest
+    if expires > "2":
+        manifest.check_date(NOW)
+    else:
+        with pytest.raises(Rejected, match="expired at 0001"):
+            manifest.check_date(NOW)
+
+
+def test_a_statement_may_end_in_any_time_zone() -> None:
+    elsewhere = (NOW + timedelta(days=1)).astimezone(timezone(timedelta(hours=-5)))
+    assert reason(Signature.parse(Signature.make(MANIFEST, NEW, (vouch(NEW, OLD, elsewhere),)).encode())) is None
 
 
 def test_a_file_of_a_signature_is_read_again() -> None:
