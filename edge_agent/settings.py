@@ -56,14 +56,11 @@ class BrokerSettings(_Section):
     keepalive_s: int = Field(default=15, ge=5, le=600)
 
     def broker(self) -> Broker:
-        """As the link takes it; raises Rejected when the URL is wrong, or does not go with certificates."""
-        parsed = Broker.parse(self.url)
-        return Broker(
-            host=parsed.host,
-            port=parsed.port,
-            username=self.username or parsed.username,
-            password=self.password.get_secret_value() if self.password else parsed.password,
-            is_tls=parsed.is_tls,
+        """As the link takes it; raises Rejected when the URL is wrong, or the rest does not go together."""
+        return Broker.parse(
+            self.url,
+            username=self.username,
+            password=self.password and self.password.get_secret_value(),
             ca_file=self.ca_file,
             cert_file=self.cert_file,
             key_file=self.key_file,

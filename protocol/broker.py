@@ -3,7 +3,7 @@
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from protocol.errors import Reason, Rejected
@@ -25,28 +25,37 @@ class Broker:
     """A dead connection is noticed after at most twice this time."""
 
     def __post_init__(self) -> None:
-        """Whoever gives certificates wants TLS: without it they would be passed over. Raises Rejected."""
+        """What would be passed over is refused: certificates without TLS, and half of a pair. Raises Rejected."""
         if not self.is_tls and (self.ca_file or self.cert_file or self.key_file):
             raise Rejected(Reason.BAD_SETTING, "setting broker.url: certificates need mqtts://; with mqtt:// the password would go in clear")
+        if self.key_file and not self.cert_file:
+            raise Rejected(Reason.BAD_SETTING, "setting broker.key_file: needs broker.cert_file")
+        if self.password and not self.username:
+            raise Rejected(Reason.BAD_SETTING, "setting broker.password: needs broker.username")
 
     @classmethod
-    def parse(cls, url: str) -> Self:
-        """The broker in `mqtt://user:password@host:1883` or `mqtts://...`; raises Rejected."""
+    def parse(cls, url: str, **beside: Any) -> Self:
+        """The broker in `mqtt://user:password@host:1883` or `mqtts://...`; fields that are given beside it count more. Raises Rejected.
+
+        What is wrong is not shown: with a `#` or `/` in it that should be `%23` or `%2F`, a password is taken for something else.
+        """
         try:
             parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise Rejected(Reason.BAD_SETTING, f"broker URL: {error}") from None
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/"):
-            raise Rejected(Reason.BAD_SETTING, "broker URL: expected mqtt://host[:port] or mqtts://host[:port]")
-        is_tls = parts.scheme == "mqtts"
-        return cls(
-            host=parts.hostname,
-            port=port or (8883 if is_tls else 1883),
-            username=unquote(parts.username) if parts.username else None,
-            password=unquote(parts.password) if parts.password else None,
-            is_tls=is_tls,
-        )
+            port, is_tls = parts.port, parts.scheme == "mqtts"
+            is_good = parts.scheme in ("mqtt", "mqtts") and parts.hostname and not (parts.path.strip("/") or parts.query or parts.fragment)
+        except ValueError:
+            is_good = False
+        if not is_good:
+            expected = "mqtt://host[:port] or mqtts://host[:port]; special characters of a user or password as %23 for #, %2F for /, and so on"
+            raise Rejected(Reason.BAD_SETTING, f"broker URL: expected {expected}")
+        fields = {
+            "host": parts.hostname,
+            "port": port or (8883 if is_tls else 1883),
+            "username": unquote(parts.username) if parts.username else None,
+            "password": unquote(parts.password) if parts.password else None,
+            "is_tls": is_tls,
+        }
+        return cls(**{**fields, **{name: value for name, value in beside.items() if value}})
 
     def tls_context(self) -> ssl.SSLContext | None:
         """None without TLS; raises Rejected when a certificate file cannot be used."""

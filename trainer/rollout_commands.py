@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,10 +183,8 @@ def _listed(file: Path) -> list[str]:
 
 def _broker(url: str) -> Broker:
     """The broker, with user, password and certificates from the variables that an agent takes too."""
-    parsed = Broker.parse(url)
     said = {name: os.environ.get(f"MASKFLEET_BROKER__{name.upper()}") for name in ("username", "password", "ca_file", "cert_file", "key_file")}
-    files = {name: Path(said[name] or "").expanduser() if said[name] else None for name in ("ca_file", "cert_file", "key_file")}
-    return replace(parsed, username=said["username"] or parsed.username, password=said["password"] or parsed.password, **files)  # type: ignore[arg-type]
+    return Broker.parse(url, **{name: Path(one).expanduser() if one and name.endswith("_file") else one for name, one in said.items()})
 
 
 def _order(broker: Broker, base: str, op: Op, name: str = "", **args: Any) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -252,6 +253,34 @@ def test_backoff_is_between_nothing_and_its_cap(attempt: int, chance: float) -> 
 def test_a_wrong_broker_url_is_rejected(url: str) -> None:
     with pytest.raises(Rejected, match="broker URL"):
         Broker.parse(url)
+
+
+@pytest.mark.parametrize("character", "#/?[]\\ @:%")
+@pytest.mark.parametrize("part", ["{0}:1@host", "door:{0}@host", "door:12{1}secret@host", "door:{0}@host:99999", "{0}:[{0}@host"])
+def test_no_part_of_a_user_or_password_is_shown(part: str, character: str) -> None:
+    url = "mqtt://" + part.format(f"se{character}cret", character)
+    try:
+        parsed = Broker.parse(url)
+    except Rejected as error:
+        assert not {"se", "cret", "door", "12"} & set(re.findall(r"\w+", str(error)))
+        assert "%23 for #" in str(error)
+    else:
+        assert parsed.host == "host", "a host is shown"
+
+
+def test_what_is_given_beside_a_broker_url_counts_more() -> None:
+    parsed = Broker.parse("mqtt://:secret@broker.example:1884", username="door", password=None, keepalive_s=30)
+    assert (parsed.username, parsed.password, parsed.port, parsed.keepalive_s) == ("door", "secret", 1884, 30)
+    assert Broker.parse("mqtt://door@broker.example", username="", password="other").password == "other"
+
+
+def test_half_of_a_pair_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match=r"broker\.key_file: needs broker\.cert_file"):
+        Broker.parse("mqtts://host", key_file=tmp_path / "one.pem")
+    for url, password in (("mqtt://host", "secret"), ("mqtt://:secret@host", None)):
+        with pytest.raises(Rejected, match=r"broker\.password: needs broker\.username"):
+            Broker.parse(url, password=password)
+    assert Broker.parse("mqtts://host", cert_file=tmp_path / "both.pem").cert_file
 
 
 def test_a_broker_url_may_hold_everything() -> None:

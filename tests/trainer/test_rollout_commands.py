@@ -25,6 +25,12 @@ def test_a_password_beside_certificates_is_never_sent_in_clear(command: tuple[st
     assert "need mqtts" in refusal(*command, "--broker", "mqtt://127.0.0.1:9")
 
 
+@pytest.mark.parametrize(("half", "other"), [("PASSWORD", "username"), ("KEY_FILE", "cert_file")])
+def test_half_of_what_lets_us_in_is_refused(half: str, other: str, monkeypatch) -> None:
+    monkeypatch.setenv(f"MASKFLEET_BROKER__{half}", "~/p@ss")
+    assert f"setting broker.{half.lower()}: needs broker.{other}" in refusal("rollout", "status", "--broker", "mqtts://127.0.0.1:9")
+
+
 def test_a_list_of_cameras_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "cameras.txt"
     file.write_bytes("hall/café".encode("latin-1"))
