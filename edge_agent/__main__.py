@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.settings import FILE_VARIABLE, Settings, read_settings
-from protocol.errors import FleetError, Rejected
+from protocol.errors import FleetError, Rejected, said_by_system
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="One mask camera.")
 
@@ -27,7 +27,10 @@ def main() -> None:
     try:
         app()
     except FleetError as error:
-        _complain(error)
+        _complain(str(error))
+        sys.exit(1)
+    except OSError as error:
+        _complain(said_by_system(error))
         sys.exit(1)
 
 
@@ -70,7 +73,7 @@ def infer(
         for result in look(eyes, path):
             if isinstance(result, Rejected):
                 failures += 1
-                _complain(result)
+                _complain(str(result))
                 continue
             if as_json:
                 results.append(result)
@@ -121,8 +124,8 @@ def _settings(file: Path | None, camera: str | None) -> Settings:
     return read_settings(file, **({"uri": camera} if camera else {}))
 
 
-def _complain(error: FleetError) -> None:
-    typer.echo(f"{typer.style('error:', fg='red')} {error}", err=True)
+def _complain(text: str) -> None:
+    typer.echo(f"{typer.style('error:', fg='red')} {text}", err=True)
 
 
 if __name__ == "__main__":

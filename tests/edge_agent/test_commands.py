@@ -46,6 +46,15 @@ def test_infer_says_what_each_face_wears(folder: Path) -> None:
     assert face["p_no_mask"] > 0.9
 
 
+def test_a_full_disk_is_one_line(folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "edge_agent", "infer", str(folder), "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "error: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
 def test_infer_reads_what_it_can_and_names_what_it_cannot(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.jpg").write_bytes((folder / "bare.jpg").read_bytes()[:300])
     (folder / "text.jpg").write_text("this is no picture")
