@@ -130,10 +130,11 @@ def _labelled(job: Job, teacher: Network | None, pictures: Pictures, folder: Pat
     """The views that the job learns from; made and labelled by the first job that needs them."""
     if teacher is None or not job.lineage.views:
         return None
-    file = f"views-{job.lineage.views}-of-{len(pictures)}.npy"
+    file = views.file_of_views(pictures, job.lineage.views)
     images = views.make(pictures, job.lineage.views, folder / file)
     rows = np.flatnonzero(np.array([source != job.lineage.held_out for source in pictures.sources]))
-    logits = views.ask(teacher, images, rows[pictures.classes_N[rows] != NO_FACE], folder / job.lineage.teacher / file)
+    asked = rows[pictures.classes_N[rows] != NO_FACE]
+    logits = views.ask(teacher, images, asked, folder / job.lineage.teacher / views.file_of_logits(file, teacher, asked))
     return views.Views(images, rows, pictures.classes_N, logits)
 
 

@@ -4,6 +4,7 @@ A teacher that is large takes ten times as long as its student, so what it says 
 the very same picture: the view is what was labelled.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor
 
 from trainer.augment import augment
@@ -51,6 +53,22 @@ class Views:
             # What is no face is now of one class and now of the other: only half and half is right in the long run.
             either = rng.integers(len(LABELS), size=len(rows))
             yield images, told, torch.from_numpy(np.where(self.classes_N[rows] == NO_FACE, either, self.classes_N[rows]))
+
+
+def file_of_views(pictures: Pictures, count: int) -> str:
+    """The name of the file for `count` views of these pictures: no other pictures, classes or settings have it."""
+    made = hashlib.sha256(repr((SEED, DYED, pictures.images_NHWC.shape)).encode())
+    made.update(pictures.images_NHWC.tobytes())
+    made.update(pictures.classes_N.tobytes())
+    return f"views-{count}-of-{len(pictures)}-{made.hexdigest()[:12]}.npy"
+
+
+def file_of_logits(views: str, teacher: Network, rows_R: NDArray[np.int64]) -> str:
+    """The name of the file for what a teacher says of some pictures' views: no other views, weights or pictures have it."""
+    said = hashlib.sha256(views.encode())
+    said.update(save({name: tensor.contiguous() for name, tensor in teacher.state_dict().items()}))
+    said.update(rows_R.tobytes())
+    return f"logits-{said.hexdigest()[:12]}.npy"
 
 
 def make(pictures: Pictures, count: int, path: Path) -> NDArray[np.uint8]:

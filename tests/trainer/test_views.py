@@ -31,6 +31,11 @@ def teacher() -> MaskNet:
     return MaskNet(ARCHITECTURES["door-small"]).eval()
 
 
+def only_file(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
 def test_views_are_made_once(pictures, tmp_path: Path) -> None:
     made = views.make(pictures, COUNT, tmp_path / "views.npy")
     assert made.shape == (COUNT, len(pictures), 128, 128, 3)
@@ -43,6 +48,29 @@ def test_views_are_made_once(pictures, tmp_path: Path) -> None:
 def test_a_view_half_written_is_made_again(pictures, tmp_path: Path) -> None:
     (tmp_path / "views.part").write_bytes(b"half")
     assert len(views.make(pictures, 1, tmp_path / "views.npy")) == 1
+
+
+def test_the_file_of_views_is_that_of_the_pictures_their_classes_and_what_is_done_to_them(pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = views.file_of_views(pictures, COUNT)
+    assert name == views.file_of_views(pictures.select(np.arange(len(pictures))), COUNT)
+    others = [
+        views.file_of_views(pictures, COUNT + 1),
+        views.file_of_views(pictures.select(np.arange(len(pictures))[::-1]), COUNT),
+        views.file_of_views(replace(pictures, images_NHWC=pictures.images_NHWC ^ 1), COUNT),
+        views.file_of_views(replace(pictures, classes_N=1 - pictures.classes_N), COUNT),
+    ]
+    monkeypatch.setitem(views.DYED, "with_mask", 0.0)
+    assert len({name, *others, views.file_of_views(pictures, COUNT)}) == 6
+
+
+def test_the_file_of_logits_is_that_of_the_views_the_teacher_and_who_was_asked_for(teacher: MaskNet) -> None:
+    rows = np.arange(4)
+    name = views.file_of_logits("views.npy", teacher, rows)
+    assert name == views.file_of_logits("views.npy", teacher, rows.copy())
+    others = [views.file_of_logits("other.npy", teacher, rows), views.file_of_logits("views.npy", teacher, rows[1:])]
+    with torch.no_grad():
+        next(teacher.parameters()).add_(0.1)
+    assert len({name, *others, views.file_of_logits("views.npy", teacher, rows)}) == 4
 
 
 def test_the_teacher_says_what_it_says_of_those_that_are_asked_for(pictures, teacher: MaskNet, tmp_path: Path) -> None:
@@ -88,11 +116,30 @@ def test_a_job_learns_from_labelled_views_without_what_is_held_out(tmp_path: Pat
     recipe = Recipe(epochs=1, batch=8)
     list(job.run(job.Job("teacher", "door-small", recipe, Lineage(held_out=source)), parts, data, tmp_path))
     list(job.run(job.Job("student", "door-small", recipe, Lineage(teacher="teacher", views=2, held_out=source)), parts, data, tmp_path))
-    logits = np.load(tmp_path / "teacher" / f"views-2-of-{len(parts.train)}.npy")
+    logits = np.load(only_file(tmp_path / "teacher", "logits-*.npy"))
     held = np.array([own == source for own in parts.train.sources])
     assert not logits[:, held].any()
     assert logits[:, ~held].any(2).all()
     assert job.is_complete(tmp_path / "student")
+
+
+def test_a_picture_that_changes_its_class_is_learned_as_what_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_splits(tmp_path / "data", n=8)
+    recipe, given = Recipe(epochs=1, batch=8), []
+    monkeypatch.setattr(job, "fit", lambda *arguments, real=job.fit: given.append(arguments[-1]) or real(*arguments))
+
+    def learn() -> views.Views:
+        for one in (job.Job("teacher", "door-small", recipe), job.Job("student", "door-small", recipe, Lineage(teacher="teacher", views=2))):
+            list(job.run(one, splits.read(data), data, tmp_path))
+        return given[-1]
+
+    before = learn()
+    (data / "train" / "with_mask" / "003.png").rename(data / "train" / "without_mask" / "moved.png")
+    (data / "train" / "without_mask" / "003.png").rename(data / "train" / "with_mask" / "moved.png")
+    after = learn()
+    assert before.images_VNHWC.shape == after.images_VNHWC.shape
+    assert not np.array_equal(before.images_VNHWC, after.images_VNHWC)
+    assert not np.array_equal(before.logits_VN2, after.logits_VN2)
 
 
 def test_most_masks_are_dyed_and_few_bare_faces(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +177,7 @@ def test_a_job_learns_from_pictures_without_a_face_but_not_of_what_is_held_out(t
     list(job.run(job.Job("teacher", "door-small", recipe), parts, data, tmp_path))
     lineage = Lineage(teacher="teacher", views=2, no_faces=True)
     list(job.run(job.Job("student", "door-small", recipe, lineage), parts, data, tmp_path))
-    logits = np.load(tmp_path / "teacher" / "views-2-of-19.npy")
+    logits = np.load(only_file(tmp_path / "teacher", "logits-*.npy"))
     assert not logits[:, 16:].any(), "the teacher is not asked about them"
     assert load_config(tmp_path / "student").pictures == {"door": 8, "web": 11}
     list(job.run(job.Job("fold", "door-small", recipe, replace(lineage, held_out="web")), parts, data, tmp_path))
