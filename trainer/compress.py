@@ -4,17 +4,15 @@ A run that is finished is skipped, so whatever was interrupted is finished by st
 share a folder: each run is made by the first that comes to it.
 """
 
-import fcntl
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO
 
 from protocol.errors import Reason, Rejected
 from trainer import job, runs
+from trainer.folder import alone
 from trainer.job import FINE_TUNING_RATE, Job
 from trainer.models import ARCHITECTURES, REFERENCES
 from trainer.runs import Lineage
@@ -92,7 +90,7 @@ def execute(
     for number, step in enumerate(steps, 1):
         here = folder / step.job.name
         here.mkdir(exist_ok=True)
-        with _alone(here / ".lock"):
+        with alone(here / ".lock"):
             if job.is_complete(here):
                 _check_settings(here, step.job)
                 continue
@@ -158,11 +156,3 @@ def _check_settings(here: Path, wanted: Job) -> None:
             f"{here}: was made with other settings (epochs {config.recipe.epochs}, asked for {wanted.recipe.epochs}); "
             "ask for the same, give another --runs, or remove it",
         )
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[IO[str]]:
-    """Waits until no other process makes this run; a process that dies lets go."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file

@@ -5,6 +5,8 @@ the very same picture: the view is what was labelled.
 """
 
 import hashlib
+import io
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from protocol.errors import DeviceError
 from trainer.augment import augment
 from trainer.data import NO_FACE, Pictures, join
 from trainer.dye import dye
+from trainer.folder import alone, write_whole
 from trainer.models import LABELS, Network, prepare
 
 BATCH = 32
@@ -72,19 +76,33 @@ def file_of_logits(views: str, teacher: Network, rows_R: NDArray[np.int64]) -> s
 
 
 def make(pictures: Pictures, count: int, path: Path) -> NDArray[np.uint8]:
-    """`count` views [V, N, H, W, 3] of each picture, in a file that is made when it is not there; the same for the same pictures."""
-    if not path.exists():
-        part = path.with_suffix(".part")
-        shape = (count, *pictures.images_NHWC.shape)
-        views = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
-        for view in range(count):
-            for row, (image, label) in enumerate(zip(pictures.images_NHWC, pictures.classes_N, strict=True)):
-                rng = np.random.default_rng([SEED, view, row])
-                is_dyed = label != NO_FACE and rng.random() < DYED[LABELS[label]]
-                views[view, row] = augment(dye(image, rng) if is_dyed else image, rng)
-        views.flush()
-        os.replace(part, path)
+    """`count` views [V, N, H, W, 3] of each picture, in a file that is made when it is not there; the same for the same pictures.
+
+    One process makes it, and others wait. Raises DeviceError when the disk has no room for it.
+    """
+    with alone(path.with_suffix(".lock")):
+        if not path.exists():
+            _write(pictures, count, path)
     return np.asarray(np.load(path, mmap_mode="r"))
+
+
+def _write(pictures: Pictures, count: int, path: Path) -> None:
+    part, shape = path.with_suffix(".part"), (count, *pictures.images_NHWC.shape)
+    try:
+        with part.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            os.posix_fallocate(file.fileno(), file.tell(), math.prod(shape))  # a disk that is too full says so now, not after minutes
+            for view in range(count):
+                for row, (image, label) in enumerate(zip(pictures.images_NHWC, pictures.classes_N, strict=True)):
+                    rng = np.random.default_rng([SEED, view, row])
+                    is_dyed = label != NO_FACE and rng.random() < DYED[LABELS[label]]
+                    file.write(augment(dye(image, rng) if is_dyed else image, rng).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DeviceError(f"{path}: cannot be written, and takes {math.prod(shape) / 1e9:.1f} GB ({error.strerror})") from None
 
 
 def weathered(pictures: Pictures, count: int = 3) -> Pictures:
@@ -99,18 +117,18 @@ def weathered(pictures: Pictures, count: int = 3) -> Pictures:
 @torch.no_grad()
 def ask(teacher: Network, images_VNHWC: NDArray[np.uint8], rows_R: NDArray[np.int64], path: Path) -> NDArray[np.float32]:
     """The teacher's logits [V, N, 2] of the views of some pictures, 0 for the others (half and half); in a file that is made when it is not there."""
-    if not path.exists():
-        teacher.eval()
-        logits = np.zeros((*images_VNHWC.shape[:2], 2), np.float32)
-        for view, images_NHWC in enumerate(images_VNHWC):
-            for start in range(0, len(rows_R), BATCH):
-                rows = rows_R[start : start + BATCH]
-                with torch.autocast("cpu", torch.bfloat16):
-                    answers = teacher(prepare(torch.from_numpy(images_NHWC[rows]), teacher.architecture.input_px))
-                logits[view, rows] = answers.float().numpy()
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.save(file, logits)
-        os.replace(part, path)
+    with alone(path.with_suffix(".lock")):
+        if not path.exists():
+            teacher.eval()
+            logits = np.zeros((*images_VNHWC.shape[:2], 2), np.float32)
+            for view, images_NHWC in enumerate(images_VNHWC):
+                for start in range(0, len(rows_R), BATCH):
+                    rows = rows_R[start : start + BATCH]
+                    with torch.autocast("cpu", torch.bfloat16):
+                        answers = teacher(prepare(torch.from_numpy(images_NHWC[rows]), teacher.architecture.input_px))
+                    logits[view, rows] = answers.float().numpy()
+            written = io.BytesIO()
+            np.save(written, logits)
+            write_whole(path, written.getvalue())
     answers_VN2: NDArray[np.float32] = np.load(path)
     return answers_VN2

@@ -1,5 +1,7 @@
 """Views of pictures that are made once, and what a teacher says of them."""
 
+import resource
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 from trainer_faces import write_splits
 
-from protocol.errors import Rejected
+from protocol.errors import DeviceError, Rejected
 from trainer import job, splits, views
 from trainer.crops import write_pictures
 from trainer.data import NO_FACE, read_no_faces
@@ -48,6 +50,38 @@ def test_views_are_made_once(pictures, tmp_path: Path) -> None:
 def test_a_view_half_written_is_made_again(pictures, tmp_path: Path) -> None:
     (tmp_path / "views.part").write_bytes(b"half")
     assert len(views.make(pictures, 1, tmp_path / "views.npy")) == 1
+
+
+def test_two_that_need_the_same_views_make_them_once(pictures, teacher: MaskNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two openings of a lock file keep each other out, be they of two processes or of two threads."""
+    made, asked = [], []
+    monkeypatch.setattr(views, "augment", lambda image, rng, real=views.augment: made.append(1) or real(image, rng))
+    monkeypatch.setattr(views, "prepare", lambda images, px: asked.append(1) or prepare(images, px))
+
+    def need(_: int) -> tuple[np.ndarray, np.ndarray]:
+        images = views.make(pictures, COUNT, tmp_path / "views.npy")
+        return images, views.ask(teacher, images, np.arange(len(pictures)), tmp_path / "logits.npy")
+
+    with ThreadPoolExecutor(2) as both:
+        one, other = both.map(need, range(2))
+    assert len(made) == COUNT * len(pictures)
+    assert len(asked) == COUNT
+    assert np.array_equal(one[0], other[0])
+    assert np.array_equal(one[1], other[1])
+
+
+def test_a_disk_without_room_for_the_views_is_one_line_before_any_is_made(pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file size that a process may write stands in for the disk's."""
+    monkeypatch.setattr(views, "augment", None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(DeviceError, match=r"views\.npy: cannot be written, and takes 0\.0 GB") as caught:
+            views.make(pictures, COUNT, tmp_path / "views.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.glob("views.*")] == ["views.lock"]
 
 
 def test_the_file_of_views_is_that_of_the_pictures_their_classes_and_what_is_done_to_them(pictures, monkeypatch: pytest.MonkeyPatch) -> None:
