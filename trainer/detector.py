@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from protocol.errors import Reason, Rejected
+from protocol.errors import DeviceError, Reason, Rejected
 from trainer.detector_batch import made_ahead, make_batch, numbered_batch, on_device
 from trainer.detector_data import Library
 from trainer.detector_loss import detection_loss, priors
@@ -56,7 +56,8 @@ def fit_detector(
     """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
 
     AdamW, one learning-rate cycle, moving average of the weights, as for the classifier; on a GPU where torch finds one. `start` is the
-    exported detector that `recipe.start` names. Raises Rejected when `run` holds a training with another recipe, or when `start` is of no known size.
+    exported detector that `recipe.start` names. Raises Rejected when `run` holds a training with another recipe, or when `start` is of no known size;
+    DeviceError when the loss is no longer a number: the checkpoint is then the last good one.
     """
     _check_run(run, recipe, library.pictures)
     torch.manual_seed(recipe.seed)
@@ -88,7 +89,11 @@ def fit_detector(
             loss, losses = loss + sum(unlike.values()), losses | {name: part.detach() for name, part in unlike.items()}
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        if not torch.isfinite(loss + norm):
+            raise DeviceError(
+                f"step {step}: the loss is {loss.item()}, its slope {norm.item()}; train with a lower learning rate than {recipe.learning_rate}"
+            )
         optimizer.step()
         schedule.step()
         average.update_parameters(network)

@@ -11,7 +11,8 @@ import torch
 from drawn_faces import TINY, drawn_library, train
 from safetensors.torch import load_file
 
-from protocol.errors import Rejected
+from protocol.errors import DeviceError, Rejected
+from trainer import detector
 from trainer.detector import CONFIG_FILE, WEIGHTS_FILE, fit_detector, load_run
 from trainer.detector_batch import made_ahead, numbered_batch
 from trainer.detector_commands import is_detector_run
@@ -31,6 +32,26 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_end(tmp_path):
     assert [report.step for report in train(tmp_path / "cut", report_every=1)] == [3, 4]
     whole, cut = (load_file(tmp_path / run / WEIGHTS_FILE) for run in ("whole", "cut"))
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
+
+
+@pytest.mark.parametrize("bad", ["loss", "slope"])
+def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_last_good_checkpoint(tmp_path, monkeypatch, bad):
+    steps = iter(range(1, TINY.steps + 1))
+
+    def spoilt(*given, real=detector.detection_loss):
+        loss, losses = real(*given)
+        if next(steps) < 4:
+            return loss, losses
+        # The slope of a root at zero is not finite.
+        return (loss * float("nan") if bad == "loss" else loss + (loss * 0).sqrt()), losses
+
+    monkeypatch.setattr(detector, "detection_loss", spoilt)
+    with pytest.raises(DeviceError, match=r"step 4: the loss is .*; train with a lower learning rate than 0\.004") as caught:
+        train(tmp_path, save_every=2)
+    assert "\n" not in str(caught.value)
+    assert all(weights.isfinite().all() for weights in load_file(tmp_path / WEIGHTS_FILE).values())
+    monkeypatch.undo()
+    assert [report.step for report in train(tmp_path, report_every=1)] == [3, 4], "it goes on where it was good"
 
 
 def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path):
