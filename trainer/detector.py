@@ -1,5 +1,6 @@
 """fit_detector(): teaches a student what the teacher and the annotators see, from endless scenes, one checkpoint after another."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -56,8 +57,8 @@ def fit_detector(
     """Trains in `run`, going on from its checkpoint if it holds one; yields as it goes. When it ends, `run` holds the averaged weights.
 
     AdamW, one learning-rate cycle, moving average of the weights, as for the classifier; on a GPU where torch finds one. `start` is the
-    exported detector that `recipe.start` names. Raises Rejected when `run` holds a training with another recipe, or when `start` is of no known size;
-    DeviceError when the loss is no longer a number: the checkpoint is then the last good one.
+    exported detector that `recipe.start` names. Raises Rejected when `run` holds a training with another recipe or a damaged checkpoint,
+    or when `start` is of no known size; DeviceError when the loss is no longer a number, or a checkpoint cannot be written: the last one stays.
     """
     _check_run(run, recipe, library.pictures)
     torch.manual_seed(recipe.seed)
@@ -126,19 +127,30 @@ def _read_config(run: Path) -> dict[str, Any]:
 
 def _save_state(run: Path, step: int, parts: dict[str, object], average: AveragedModel) -> None:
     weights = {name: tensor.contiguous() for name, tensor in average.module.state_dict().items()}
-    write_whole(run / WEIGHTS_FILE, save(weights))
-    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, run / (STATE_FILE + ".part"))  # type: ignore[attr-defined]
-    (run / (STATE_FILE + ".part")).replace(run / STATE_FILE)
+    state = io.BytesIO()
+    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, state)  # type: ignore[attr-defined]
+    try:
+        write_whole(run / WEIGHTS_FILE, save(weights))
+        write_whole(run / STATE_FILE, state.getvalue())
+    except OSError as error:
+        raise DeviceError(
+            f"{error.filename}: {error.strerror}; once it can be written, start again, and the last checkpoint is gone on from"
+        ) from None
 
 
 def _load_state(run: Path, parts: dict[str, object]) -> int:
-    """Puts a checkpoint into the parts; returns how many steps it had made, 0 without one."""
+    """Puts a checkpoint into the parts; returns how many steps it had made, 0 without one. Raises Rejected when it is damaged."""
     if not (run / STATE_FILE).exists():
         return 0
-    state = torch.load(run / STATE_FILE, weights_only=True, map_location="cpu")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])  # type: ignore[attr-defined]
-    return int(state["step"])
+    try:
+        state = torch.load(run / STATE_FILE, weights_only=True, map_location="cpu")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])  # type: ignore[attr-defined]
+        return int(state["step"])
+    except Exception as error:  # damage can make the unpickler raise anything
+        raise Rejected(
+            Reason.BAD_INPUT, f"{run / STATE_FILE}: damaged ({type(error).__name__}); remove it to train from the start again, or name another run"
+        ) from None
 
 
 @dataclass(frozen=True)

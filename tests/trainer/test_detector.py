@@ -1,5 +1,7 @@
 """The training of a detector: to the same end however often it is cut off."""
 
+import io
+import resource
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 
 from protocol.errors import DeviceError, Rejected
 from trainer import detector
-from trainer.detector import CONFIG_FILE, WEIGHTS_FILE, fit_detector, load_run
+from trainer.detector import CONFIG_FILE, STATE_FILE, WEIGHTS_FILE, fit_detector, load_run
 from trainer.detector_batch import made_ahead, numbered_batch
 from trainer.detector_commands import is_detector_run
 from trainer.detector_recipe import DetectorRecipe
@@ -87,7 +89,37 @@ def test_no_file_of_a_run_is_ever_half_written(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(Path, "write_bytes", lambda path, data, real=Path.write_bytes: written.append(path.name) or real(path, data))
     train(tmp_path)
-    assert written == [f"{CONFIG_FILE}.part", f"{WEIGHTS_FILE}.part"]
+    assert written == [f"{CONFIG_FILE}.part", f"{WEIGHTS_FILE}.part", f"{STATE_FILE}.part"]
+
+
+def test_a_damaged_checkpoint_is_one_line_that_says_what_to_do(tmp_path):
+    train(tmp_path)
+    whole, other = (tmp_path / STATE_FILE).read_bytes(), io.BytesIO()
+    torch.save(["no", "checkpoint"], other)
+    for damaged in (b"", b"\x80", b"garbage", whole[:1000], whole[: len(whole) // 2], whole[:-30], other.getvalue()):
+        (tmp_path / STATE_FILE).write_bytes(damaged)
+        with pytest.raises(Rejected, match=r"state\.pt: damaged \(\w+\); remove it") as caught:
+            train(tmp_path)
+        assert "\n" not in str(caught.value)
+    (tmp_path / STATE_FILE).unlink()
+    assert [report.step for report in train(tmp_path, report_every=1)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kilobytes", [100, 250])
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, kilobytes):
+    """The file size that a process may write stands in for the disk's; the weights take 140 kB, the checkpoint five times as much."""
+    list(islice(fit_detector(drawn_library(), TINY, tmp_path / "cut", report_every=1, save_every=2), 3))
+    before = (tmp_path / "cut" / STATE_FILE).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1000, hard))
+    try:
+        with pytest.raises(DeviceError, match="File too large; once it can be written, start again") as caught:
+            train(tmp_path / "cut")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "cut" / STATE_FILE).read_bytes() == before
+    assert [report.step for report in train(tmp_path / "cut", report_every=1)] == [3, 4]
 
 
 def loaded(recipe, start=0, workers=1):
