@@ -15,7 +15,7 @@ from trainer import backbone, results, runs, views
 from trainer.data import NO_FACE, Pictures, join
 from trainer.distil import Teaching, distillation, told
 from trainer.folder import write_whole
-from trainer.models import ARCHITECTURES, Architecture, Network
+from trainer.models import ARCHITECTURES, Architecture, MaskNet, Network
 from trainer.prune import prune_in_steps, pruned
 from trainer.runs import Lineage
 from trainer.splits import Splits, without_source
@@ -62,11 +62,11 @@ def is_complete(folder: Path) -> bool:
 def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     """Makes the network in `folder`/NAME, epoch by epoch; afterwards the folder is complete.
 
-    Raises Rejected when a teacher or start is missing, or when the start cannot be pruned to this architecture.
+    Raises Rejected when a teacher or start is missing, or when the start cannot be pruned to this architecture; what was in the folder
+    is still there then.
     """
     here = folder / job.name
     all_pictures = _learned_from(job, splits)
-    (here / results.RESULTS_FILE).unlink(missing_ok=True)  # what is made again is not finished
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     architecture = _architecture(job, folder)
@@ -79,14 +79,14 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     network = backbone.fresh(architecture)
     objective = _objective(job, teacher)
     labelled = _labelled(job, teacher, all_pictures, folder)
+    cuts = _cuts(job, folder)
 
     def learn() -> Iterator[Epoch]:
         if not job.lineage.start:
             yield from fit(network, splits.train, splits.val, job.recipe, objective, labelled)
             return
-        _, start = runs.load_student(folder / job.lineage.start)
         number, recipe = 0, replace(job.recipe, epochs=max(1, job.recipe.epochs // job.lineage.steps))
-        for smaller in prune_in_steps(start, job.lineage.ratio, job.lineage.steps):
+        for smaller in cuts:
             for epoch in fit(smaller, splits.train, splits.val, recipe, objective, labelled):
                 number += 1
                 yield replace(epoch, number=number)
@@ -106,6 +106,14 @@ def _architecture(job: Job, folder: Path) -> Architecture:
     if job.architecture not in ARCHITECTURES:
         raise Rejected(Reason.BAD_SETTING, f"architecture {job.architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[job.architecture]
+
+
+def _cuts(job: Job, folder: Path) -> Iterator[MaskNet]:
+    """The start after each cut."""
+    if not job.lineage.start:
+        return iter(())
+    _, start = runs.load_student(folder / job.lineage.start)
+    return prune_in_steps(start, job.lineage.ratio, job.lineage.steps)
 
 
 def _objective(job: Job, teacher: Network | None) -> Callable[..., torch.Tensor] | None:

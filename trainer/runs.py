@@ -15,6 +15,7 @@ from protocol.errors import Reason, Rejected
 from trainer.backbone import blank
 from trainer.folder import write_whole
 from trainer.models import Architecture, MaskNet, Network
+from trainer.results import RESULTS_FILE
 from trainer.train import Epoch, Recipe
 
 CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE = "config.json", "metrics.csv", "weights.safetensors"
@@ -85,6 +86,7 @@ class Config:
 def record(folder: Path, config: Config, network: Network, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
     """Passes the epochs on while writing them down; at the end the weights are in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS_FILE).unlink(missing_ok=True)  # what is made again is not finished
     write_whole(folder / CONFIG_FILE, json.dumps(asdict(config), indent=1).encode())
     with (folder / METRICS_FILE).open("w", newline="") as file:
         writer = csv.writer(file)

@@ -1,0 +1,71 @@
+"""What is refused, or interrupted, and what then becomes of the run that was there."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from trainer_faces import write_splits
+
+from protocol.errors import DeviceError, FleetError
+from trainer import backbone, job, splits
+from trainer.job import Job
+from trainer.runs import Lineage
+from trainer.train import Recipe
+
+RECIPE = Recipe(epochs=1, batch=8)
+PLAIN = Job("door", "door-small", RECIPE)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_splits(tmp_path_factory.mktemp("data"), n=8)
+
+
+@pytest.fixture(scope="module")
+def pictures(data: Path) -> splits.Splits:
+    return splits.read(data)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, data: Path, pictures: splits.Splits) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    list(job.run(PLAIN, pictures, data, folder))
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """Holds the finished run `door`."""
+    return Path(shutil.copytree(finished, tmp_path / "runs"))
+
+
+def files(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("lineage", "says"),
+    [
+        (Lineage(held_out="typo"), "no such source"),
+        (Lineage(teacher="nobody"), "not a finished run"),
+        (Lineage(start="nobody", ratio=0.5), "not a finished run"),
+        (Lineage(start="door", ratio=1.5), "pruning ratio"),
+        (Lineage(no_faces=True), "none are given"),
+    ],
+)
+def test_what_is_refused_leaves_the_finished_run_as_it_was(folder: Path, data: Path, pictures: splits.Splits, lineage: Lineage, says: str) -> None:
+    before = files(folder / "door")
+    with pytest.raises(FleetError, match=says):
+        list(job.run(replace(PLAIN, lineage=lineage), pictures, data, folder))
+    assert files(folder / "door") == before
+
+
+def test_a_teacher_whose_weights_are_not_installed_leaves_the_finished_run_as_it_was(
+    folder: Path, data: Path, pictures: splits.Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(folder / "door")
+    monkeypatch.setattr(backbone, "PACKAGE", "no_such_package")
+    with pytest.raises(DeviceError, match="pip install"):
+        list(job.run(replace(PLAIN, architecture="lite0"), pictures, data, folder))
+    assert files(folder / "door") == before
