@@ -100,6 +100,8 @@ def record(folder: Path, config: Config, network: Network, epochs: Iterator[Epoc
 
 def load(folder: Path) -> tuple[Config, Network]:
     """The finished run in a folder, its network ready to predict; raises Rejected when there is none."""
+    if not (folder / RESULTS_FILE).is_file():
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: not a finished run (no {RESULTS_FILE})")
     try:
         config = load_config(folder)
         network = blank(config.architecture)

