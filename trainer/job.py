@@ -66,17 +66,13 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     is still there then.
     """
     here = folder / job.name
-    all_pictures = _learned_from(job, splits)
+    all_pictures = learned_from(job, splits)
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
-    architecture = _architecture(job, folder)
-    sources = tuple(source for source in all_pictures.sources if source != job.lineage.held_out)
-    config = runs.Config.new(job.name, job.architecture, architecture, job.recipe, data, sources, job.lineage)
+    config = configuration(job, all_pictures, data, folder)
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
-    if job.architecture == backbone.NAME or isinstance(teacher, backbone.Backbone):
-        config = replace(config, pictures={**config.pictures, **backbone.KNEW})
     torch.manual_seed(job.recipe.seed)
-    network = backbone.fresh(architecture)
+    network = backbone.fresh(config.architecture)
     objective = _objective(job, teacher)
     labelled = _labelled(job, teacher, all_pictures, folder)
     cuts = _cuts(job, folder)
@@ -97,6 +93,16 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     network.eval()
     _save_predictions(network, {"val": splits.val, "test": splits.test}, here)
     results.save(results.find(network, splits.val, splits.test if len(splits.test) else None), here)
+
+
+def configuration(job: Job, learned: Pictures, data: Path, folder: Path) -> runs.Config:
+    """All that makes the run of a job that learns from these pictures; raises Rejected as `run`."""
+    sources = tuple(source for source in learned.sources if source != job.lineage.held_out)
+    config = runs.Config.new(job.name, job.architecture, _architecture(job, folder), job.recipe, data, sources, job.lineage)
+    teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
+    if job.architecture == backbone.NAME or isinstance(teacher, backbone.Backbone):
+        config = replace(config, pictures={**config.pictures, **backbone.KNEW})
+    return config
 
 
 def _architecture(job: Job, folder: Path) -> Architecture:
@@ -125,7 +131,7 @@ def _objective(job: Job, teacher: Network | None) -> Callable[..., torch.Tensor]
     return distillation(teacher, teaching)
 
 
-def _learned_from(job: Job, splits: Splits) -> Pictures:
+def learned_from(job: Job, splits: Splits) -> Pictures:
     """The training pictures, and those without a face where the job wants them."""
     if not job.lineage.no_faces:
         return splits.train

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,10 +17,12 @@ from trainer_faces import write_splits
 
 from protocol.errors import Rejected
 from trainer import job, runs
-from trainer.compress import Options, execute, plan
-from trainer.models import REFERENCES
-from trainer.splits import read
-from trainer.train import Epoch
+from trainer.compress import Options, Step, execute, plan
+from trainer.data import NO_FACE
+from trainer.models import ARCHITECTURES, REFERENCES, MaskNet
+from trainer.runs import Lineage
+from trainer.splits import Splits, read
+from trainer.train import Epoch, Recipe
 
 QUICK = ("--epochs", 1, "--door-epochs", 1, "--seeds", 0, "--students", "door-small")
 
@@ -120,6 +123,47 @@ def test_it_counts_an_interrupted_run_as_not_made(tmp_path: Path, data: Path) ->
         runs.load(tmp_path / "small-scratch-s0")
     assert execute(steps, pictures, data, tmp_path, whole) == ("small-scratch-s0",)
     assert execute(steps, pictures, data, tmp_path, whole) == ()
+
+
+def test_a_finished_run_of_other_data_or_settings_is_refused(tmp_path: Path, data: Path) -> None:
+    pictures, steps = read(data), plan(Options(epochs=1, seeds=(0,), only=("small-scratch-s0",)), {})
+
+    def made(steps: tuple[Step, ...] = steps, pictures: Splits = pictures, data: Path = data) -> tuple[str, ...]:
+        return execute(steps, pictures, data, tmp_path, lambda name, total, epochs: list(epochs))
+
+    assert made() == ("small-scratch-s0",)
+    assert made() == ()
+    fewer = replace(pictures, train=pictures.train.select(np.arange(1, len(pictures.train))))
+    elsewhere = replace(pictures, train=replace(pictures.train, sources=("elsewhere",) * len(pictures.train)))
+    own = steps[0].job
+    wider = (replace(steps[0], job=replace(own, architecture="door-small")),)
+    slower = (replace(steps[0], job=replace(own, recipe=replace(own.recipe, learning_rate=1e-4))),)
+    for other, says in (
+        ({"data": tmp_path / "others"}, f"data {data.name}, asked for others"),
+        ({"pictures": fewer}, "pictures "),
+        ({"pictures": elsewhere}, "pictures "),
+        ({"steps": wider}, "architecture small, asked for door-small"),
+        ({"steps": slower}, "learning_rate "),
+    ):
+        with pytest.raises(Rejected, match=f"made with other settings \\({says}") as caught:
+            made(**other)
+        assert "\n" not in str(caught.value)
+    assert made() == ()
+
+
+def test_other_pictures_without_a_face_are_other_data(tmp_path: Path, data: Path) -> None:
+    pictures = read(data)
+    noise = replace(pictures.train.select(np.arange(3)), classes_N=np.full(3, NO_FACE), sources=("garden",) * 3)
+    one = Step("door", job.Job("door", "door-small", Recipe(epochs=1, batch=4), Lineage(no_faces=True)))
+    here = tmp_path / "door"
+    learned = job.learned_from(one.job, replace(pictures, no_faces=noise))
+    network = MaskNet(ARCHITECTURES["door-small"])
+    list(runs.record(here, job.configuration(one.job, learned, data, tmp_path), network, iter(())))
+    (here / "results.json").write_bytes(b"{}")
+    follow = lambda name, total, epochs: list(epochs)  # noqa: E731
+    assert execute((one,), replace(pictures, no_faces=noise), data, tmp_path, follow) == ()
+    with pytest.raises(Rejected, match=r"made with other settings .*garden"):
+        execute((one,), replace(pictures, no_faces=noise.select(np.arange(2))), data, tmp_path, follow)
 
 
 @pytest.mark.parametrize("trouble", ["corrupt", "empty class", "one class", "missing"])
