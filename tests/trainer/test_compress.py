@@ -65,6 +65,14 @@ def test_only_takes_what_is_needed_along() -> None:
         plan(Options(students=("nobody",)), {})
 
 
+def test_processes_for_one_seed_each_make_the_runs_of_the_whole_study() -> None:
+    counts = {"a": 300, "b": 50}
+    parts = [plan(Options(only=(f"*-s{seed}",)), counts) for seed in (0, 1, 2)]
+    assert {step.job.name: step for part in parts for step in part} == {step.job.name: step for step in plan(Options(), counts)}
+    names = [{step.job.name for step in part} for part in parts]
+    assert names[0] & names[1] == {"lite0-s0", "lite0-without-a-s0", "lite0-without-b-s0"}, "the teachers of all seeds"
+
+
 def test_one_source_gives_no_folds() -> None:
     assert not [step for step in plan(Options(), {"web": 9}) if step.group == "folds"]
 
