@@ -7,7 +7,7 @@ from typing import Any
 from protocol.errors import Reason, Rejected
 from trainer import crops, latency, quantise, report, tables
 from trainer.crops import Cut
-from trainer.folder import write_whole
+from trainer.folder import alone, write_whole
 from trainer.models import MaskNet
 from trainer.splits import Splits
 from trainer.tables import Run
@@ -16,18 +16,19 @@ TABLE_FILE = "table.json"
 
 
 def finish(folder: Path, data: Path, splits: Splits, found: dict[str, Cut], *, measure: bool) -> dict[str, Any]:
-    """Measures what was not measured yet, and writes table.json, report.html and report.md; the table as a document."""
-    finished = tables.collect(folder)
-    tables.score_crops(finished, found)
-    if measure:
-        _quantise_each(finished, splits)
-        networks = {key: same[0].network for key, same in tables.by_key(finished).items()}
-        small = {key: network for key, network in networks.items() if isinstance(network, MaskNet)}  # others only teach
-        write_whole(folder / tables.LATENCY_FILE, json.dumps(latency.compare(small), indent=1).encode())
-    document = report.document(finished, tables.read_json(folder / tables.LATENCY_FILE))
-    write_whole(folder / TABLE_FILE, json.dumps(document, indent=1).encode())
-    report.write(folder, data)
-    return document
+    """Measures what was not measured yet, and writes table.json, report.html and report.md, alone; the table as a document."""
+    with alone(folder / ".lock"):
+        finished = tables.collect(folder)
+        tables.score_crops(finished, found)
+        if measure:
+            _quantise_each(finished, splits)
+            networks = {key: same[0].network for key, same in tables.by_key(finished).items()}
+            small = {key: network for key, network in networks.items() if isinstance(network, MaskNet)}  # others only teach
+            write_whole(folder / tables.LATENCY_FILE, json.dumps(latency.compare(small), indent=1).encode())
+        document = report.document(finished, tables.read_json(folder / tables.LATENCY_FILE))
+        write_whole(folder / TABLE_FILE, json.dumps(document, indent=1).encode())
+        report.write(folder, data)
+        return document
 
 
 def cuts(frames: Path, yunet: Path | None) -> dict[str, Cut]:
