@@ -106,16 +106,30 @@ def fit_detector(
             sums = {}
 
 
+def check_recipe(run: Path, recipe: DetectorRecipe) -> dict[str, Any]:
+    """The configuration of the training that `run` holds, empty if it holds none; raises Rejected when that has another recipe."""
+    if not (run / CONFIG_FILE).exists():
+        return {}
+    held = _read_config(run)
+    # The first trainings did not write down who taught them.
+    if held.get("recipe") not in (asdict(recipe), {name: value for name, value in asdict(recipe).items() if name != "teacher"}):
+        raise _other(run)
+    return held
+
+
 def _check_run(run: Path, recipe: DetectorRecipe, pictures: dict[str, int]) -> None:
     run.mkdir(parents=True, exist_ok=True)
-    wanted = {"kind": "detector", "recipe": asdict(recipe), "pictures": pictures, "threads": torch.get_num_threads()}
-    if (run / CONFIG_FILE).exists():
-        held = _read_config(run)
+    wanted = {"pictures": pictures, "threads": torch.get_num_threads()}
+    if held := check_recipe(run, recipe):
         if {name: held.get(name) for name in wanted} != wanted:
-            raise Rejected(Reason.BAD_INPUT, f"{run}: holds a training with other settings; name another run, or the same settings to go on")
+            raise _other(run)
         return
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_whole(run / CONFIG_FILE, json.dumps({**wanted, "created": created}, indent=1).encode())
+    write_whole(run / CONFIG_FILE, json.dumps({"kind": "detector", "recipe": asdict(recipe), **wanted, "created": created}, indent=1).encode())
+
+
+def _other(run: Path) -> Rejected:
+    return Rejected(Reason.BAD_INPUT, f"{run}: holds a training with other settings or another teacher; name another run, or the same to go on")
 
 
 def _read_config(run: Path) -> dict[str, Any]:

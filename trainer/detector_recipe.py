@@ -25,4 +25,6 @@ class DetectorRecipe:
     are trained on as well, and the threshold is that of the release it starts from."""
     start: str = ""
     """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""
+    teacher: str = ""
+    """Digest of the detector that labels and teaches."""
     seed: int = 0

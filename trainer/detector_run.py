@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from protocol import release
 from protocol.errors import Reason, Rejected
 from trainer import detector_eval
-from trainer.detector import fit_detector, load_run
+from trainer.detector import check_recipe, fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, is_held_out
 from trainer.detector_net import SIZES, export
 from trainer.detector_recipe import DetectorRecipe
@@ -48,6 +48,8 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
         raise Rejected(Reason.BAD_SETTING, "nothing is held out to choose a threshold on: name a release to start from, whose threshold to keep")
     _check_frames(data, recipe.holds_out)
     watched = Teacher(teacher)
+    recipe = replace(recipe, teacher=watched.digest)
+    check_recipe(run, recipe)
     with console.status("labelling pictures"):
         library = build_library(data, watched, run / LABELS_FILE, Teacher(start / release.MODEL_FILE) if start else None, holds_out=recipe.holds_out)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

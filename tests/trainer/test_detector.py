@@ -1,6 +1,7 @@
 """The training of a detector: to the same end however often it is cut off."""
 
 import io
+import json
 import resource
 from dataclasses import replace
 from functools import partial
@@ -60,6 +61,18 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path):
     train(tmp_path)
     with pytest.raises(Rejected, match="other settings"):
         train(tmp_path, DetectorRecipe(size="small", steps=5, batch=2))
+
+
+def test_a_run_is_not_gone_on_with_by_another_teacher(tmp_path):
+    recipe = replace(TINY, teacher="one")
+    list(islice(fit_detector(drawn_library(), recipe, tmp_path, report_every=1, save_every=2), 3))
+    with pytest.raises(Rejected, match="another teacher") as caught:
+        train(tmp_path, replace(TINY, teacher="other"))
+    assert "\n" not in str(caught.value)
+    config = json.loads((tmp_path / CONFIG_FILE).read_bytes())
+    del config["recipe"]["teacher"]
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    assert [report.step for report in train(tmp_path, recipe, report_every=1)] == [3, 4], "a run that does not say who taught it goes on"
 
 
 def test_an_empty_folder_is_no_run(tmp_path):
