@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from protocol.errors import FleetError, Reason, Rejected, said_by_system
 from trainer import detector_commands, lab, rollout_commands, signing_commands
-from trainer.console import Json, err, follow, out, show
+from trainer.console import Json, Seed, err, follow, out, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Makes the fleet's models.")
 lab.add_to(app)
@@ -71,7 +71,7 @@ def train(
     architecture: Annotated[str, typer.Option(help="Which architecture to train.")] = "door",
     name: Annotated[str, typer.Option(help="Name of the run and of its release.")] = "",
     epochs: Annotated[int, typer.Option(min=1)] = 60,
-    seed: int = 0,
+    seed: Seed = 0,
     hold_out: Annotated[str, typer.Option(help="A source to learn nothing from; the test is then all its pictures.")] = "",
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:

@@ -61,12 +61,14 @@ class Step:
 def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
     """All runs in the order in which they can be made; sources are held out one by one when there are several.
 
-    `counts` are the training pictures of each source. Raises Rejected for an unknown student or a pattern that no run matches.
+    `counts` are the training pictures of each source. Raises Rejected for an unknown student, a seed below 0, or a pattern that no run matches.
     """
     possible = [name for name in ARCHITECTURES if name not in (*REFERENCES, TEACHER)]
     unknown = [name for name in options.students if name not in possible]
     if unknown:
         raise Rejected(Reason.BAD_SETTING, f"student {unknown[0]!r}: choose of {', '.join(possible)}")
+    if any(seed < 0 for seed in options.seeds):
+        raise Rejected(Reason.BAD_SETTING, f"seed {min(options.seeds)}: must not be below 0")
     steps = [step for seed in options.seeds for step in (*_references(options, seed), *_ablation(options, seed))]
     for seed in options.seeds:
         steps += _door(options, seed, options.door_epochs)

@@ -17,6 +17,7 @@ if not out.is_terminal:
     out = Console(width=180)  # a table in a file or a pipe is not squeezed
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Seed = Annotated[int, typer.Option(min=0)]
 
 
 def show(document: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer.console import err, out, show
+from trainer.console import Seed, err, out, show
 from trainer.detector_card import share
 
 DETECTOR_KIND = b'"kind": "detector"'
@@ -37,7 +37,7 @@ def detector(
     hold_out: Annotated[
         bool, typer.Option(help="Hold out one frame in eight to choose the threshold on; without, it is that of the release to start from.")
     ] = True,
-    seed: int = 0,
+    seed: Seed = 0,
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:
     """Distils a face detector; started again, it goes on from its last checkpoint."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from protocol.errors import Reason, Rejected
-from trainer.console import Json, err, follow, out, show
+from trainer.console import Json, Seed, err, follow, out, show
 
 Data = Annotated[Path, typer.Argument(help="Folder with train/, val/ and test/, or with with_mask/ and without_mask/.")]
 Runs = Annotated[Path, typer.Option(help="Where run folders are read and written.")]
@@ -66,7 +66,7 @@ def distil(
     features: Annotated[bool, typer.Option(help="Teach the teacher's features beside its answers.")] = True,
     name: str = "",
     epochs: Epochs = 60,
-    seed: int = 0,
+    seed: Seed = 0,
     runs: Runs = Path("runs"),
 ) -> None:
     """Trains a student on a teacher's softened answers and features beside the labels."""
@@ -86,7 +86,7 @@ def prune(
         str, typer.Option(help="A finished run to learn from while mending; by default the start itself, `none` for labels only.")
     ] = "",
     epochs: Epochs = 30,
-    seed: int = 0,
+    seed: Seed = 0,
     runs: Runs = Path("runs"),
 ) -> None:
     """Cuts the weakest channels of a run out and fine-tunes what is left."""
@@ -151,7 +151,7 @@ def mistakes(
     source: Annotated[str, typer.Option(help="The data set that the frames are of.")] = "unknown",
     most: Annotated[int, typer.Option(min=1, help="So many pictures, drawn at random where there are more.")] = 800,
     score: Annotated[float, typer.Option(min=0, max=1, help="From which score on a detection counts.")] = 0.15,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> None:
     """Cuts out what a detector takes for a face where nobody noted one: pictures for `compress --no-faces`."""
     from trainer import crops as cutter

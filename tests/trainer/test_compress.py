@@ -63,6 +63,8 @@ def test_only_takes_what_is_needed_along() -> None:
         plan(Options(only=("nonsense",)), {})
     with pytest.raises(Rejected, match="student 'nobody'"):
         plan(Options(students=("nobody",)), {})
+    with pytest.raises(Rejected, match="seed -1: must not be below 0"):
+        plan(Options(seeds=(0, -1)), {})
 
 
 def test_processes_for_one_seed_each_make_the_runs_of_the_whole_study() -> None:

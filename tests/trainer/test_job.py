@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from trainer_faces import write_splits
+from typer.testing import CliRunner
 
 from protocol.errors import DeviceError, FleetError, Rejected
 from trainer import backbone, job, splits
+from trainer.__main__ import app
 from trainer.job import Job
 from trainer.runs import Lineage
 from trainer.train import Recipe
@@ -81,3 +83,12 @@ def test_a_run_that_is_made_again_and_interrupted_teaches_and_starts_nothing(
     with pytest.raises(Rejected, match=r"door: not a finished run \(no results\.json\)"):
         list(job.run(Job("student", "door-small", RECIPE, lineage), pictures, data, folder))
     assert not (folder / "student").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("train", "data"), ("distil", "small", "data", "--teacher", "t"), ("prune", "t", "data"), ("detector", "d", "--teacher", "t")]
+)
+def test_a_seed_below_zero_is_refused(command: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, [*command, "--seed", "-1"])
+    assert done.exit_code == 2
+    assert "seed" in done.output
