@@ -96,9 +96,12 @@ def prune(
 
     config, _ = load(runs / start)
     recipe = Recipe(epochs=epochs, seed=seed, learning_rate=FINE_TUNING_RATE)
-    for share in _numbers(ratio, float, "--ratio"):
+    named = [(f"{start}-pruned{share * 100:g}", share) for share in _numbers(ratio, float, "--ratio")]
+    if len(dict(named)) < len(named):
+        raise Rejected(Reason.BAD_SETTING, f"--ratio {ratio}: two of these are the same")
+    for name, share in named:
         lineage = Lineage(teacher="" if teacher == "none" else teacher or start, start=start, ratio=share, steps=steps)
-        _make(f"{start}-pruned{share * 100:.0f}", config.architecture_name, recipe, lineage, data, runs)
+        _make(name, config.architecture_name, recipe, lineage, data, runs)
 
 
 def quantise(

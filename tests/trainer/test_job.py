@@ -92,3 +92,14 @@ def test_a_seed_below_zero_is_refused(command: tuple[str, ...]) -> None:
     done = CliRunner().invoke(app, [*command, "--seed", "-1"])
     assert done.exit_code == 2
     assert "seed" in done.output
+
+
+def test_each_ratio_makes_a_run_of_its_own(folder: Path, data: Path) -> None:
+    prune = ["prune", "door", str(data), "--runs", str(folder), "--epochs", "1", "--ratio"]
+    done = CliRunner().invoke(app, [*prune, "0.5,0.505,0.5"])
+    assert isinstance(done.exception, Rejected)
+    assert "two of these are the same" in str(done.exception)
+    assert [run.name for run in folder.iterdir()] == ["door"]
+    done = CliRunner().invoke(app, [*prune, "0.5,0.505"])
+    assert done.exit_code == 0, done.output
+    assert {run.name for run in folder.iterdir()} == {"door", "door-pruned50", "door-pruned50.5"}
