@@ -19,7 +19,7 @@ from trainer.detector_teach import DenseTeacher
 from trainer.folder import read_release, write_whole
 from trainer.frames import read_frames
 
-TIMES_FALSE = 2.0
+TIMES_FALSE = 1.5
 """The threshold lets through so many times the teacher's false positives: a bare face that is missed is a missed alarm, and many of
 what counts as false are faces that the annotators left out."""
 LABELS_FILE, RESULTS_FILE = "labels.npz", "detector.json"
