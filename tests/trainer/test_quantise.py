@@ -54,9 +54,19 @@ def test_it_is_written_only_where_it_helps(trained: Path, data: Path, tmp_path: 
         assert np.abs(answers - np.array(golden.outputs["probabilities"])).max() <= golden.tolerance
 
 
+def test_what_eight_bits_did_not_change_is_calibrated_as_it_was(trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantise, "quantise", lambda model, images: model)
+    monkeypatch.setattr(quantise, "_race", lambda *_: (1.0, 0.5))
+    config, network = runs.load(trained)
+    found = results.load(trained)
+    compared = quantise.make(config, network, found, splits.read(data), "1", tmp_path / "release")
+    assert compared.int8_accuracy == compared.float_accuracy
+    assert read_release(tmp_path / "release", "classifier")[0].temperature == pytest.approx(found.temperature, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("int8_ms", "int8_accuracy", "is_kept"),
-    [(0.5, 0.990, True), (0.5, 0.980, False), (1.5, 0.990, False), (1.0, 0.990, False), (0.5, 0.9885, True)],
+    [(0.5, 0.990, True), (0.5, 0.980, False), (1.5, 0.990, False), (0.97, 0.990, False), (0.5, 0.9885, True)],
 )
 def test_kept_means_faster_and_not_worse(int8_ms: float, int8_accuracy: float, is_kept: bool) -> None:
     assert quantise.Comparison(1.0, int8_ms, 0.99, int8_accuracy, 1000, 300).is_kept is is_kept
