@@ -253,7 +253,10 @@ class CommandAck(Message):
 
 
 class Discovery(Message):
-    """How Home Assistant shows a camera (MQTT device discovery); an empty payload removes it."""
+    """How Home Assistant shows a camera (MQTT device discovery); an empty payload removes it.
+
+    Two cameras whose names run together alike with `_` (`a_b`/`c` and `a`/`b_c`) are one there.
+    """
 
     topic = topics.DISCOVERY
     document: dict[str, JsonValue] | None
