@@ -3,7 +3,7 @@
 from typing import Any
 
 from protocol.release import Manifest
-from trainer.detector_run import TIMES_FALSE
+from trainer.detector_recipe import TIMES_FALSE
 
 
 def table(results: dict[str, Any], reference: str = "YuNet") -> list[str]:

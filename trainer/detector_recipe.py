@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+TIMES_FALSE = 1.5
+"""The threshold lets through so many times the teacher's false positives: a bare face that is missed is a missed alarm, and many of
+what counts as false are faces that the annotators left out."""
+
 
 @dataclass(frozen=True)
 class DetectorRecipe:

@@ -14,14 +14,11 @@ from trainer import detector_eval
 from trainer.detector import check_recipe, fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, is_held_out
 from trainer.detector_net import SIZES, export
-from trainer.detector_recipe import DetectorRecipe
+from trainer.detector_recipe import TIMES_FALSE, DetectorRecipe
 from trainer.detector_teach import DenseTeacher
 from trainer.folder import read_release, write_whole
 from trainer.frames import read_frames
 
-TIMES_FALSE = 1.5
-"""The threshold lets through so many times the teacher's false positives: a bare face that is missed is a missed alarm, and many of
-what counts as false are faces that the annotators left out."""
 LABELS_FILE, RESULTS_FILE = "labels.npz", "detector.json"
 
 

@@ -165,10 +165,19 @@ async def test_detection_that_is_switched_off_in_a_trial_is_not_the_models_fault
 async def test_a_frame_that_hangs_before_the_new_model_saw_any_is_not_its_fault(
     worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sight_module, "HUNG_S", 0.0)
+    def slow(frame: Frame) -> Seen:
+        time.sleep(1)
+        return pipeline(frame)
+
+    exits: list[int] = []
+    monkeypatch.setattr(sight_module.os, "_exit", exits.append)
+    monkeypatch.setattr(sight_module, "HUNG_S", 0.2)
+    pipeline = worker.sight._pipeline
+    monkeypatch.setattr(worker.sight, "_see", slow)
     with pytest.raises(Rejected) as caught:
         await worker.sight.shadow("classifier", Made("classifier", "2", 1).write(tmp_path / "new"))
     assert caught.value.reason is Reason.NO_FRAMES
+    assert exits == []
 
 
 async def test_a_model_that_mistakes_masks_for_faces_disagrees(worker: Worker, tmp_path: Path) -> None:
