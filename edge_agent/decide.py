@@ -24,13 +24,17 @@ class Rules:
     age_s: float = 1.0
     """How long a face must have been followed before it can open an incident."""
     seen_share: float = 0.5
-    """In so many of the frames since it was first seen a face must have been seen: a hand is taken for one now and then."""
+    """In so many of the late frames (some 60, or since it was first seen) a face must have been seen: a hand is taken for one now and then."""
     smallest_px: float = 24
     """A face must have been at least this large, on its longer side, in the frame that confirms."""
     lost_s: float = 2.0
     """A face that was not seen for this long has left."""
     cooldown_s: float = 5.0
     """A face's next incident opens at the earliest this long after its last one ended."""
+
+
+FADE = 1 - 1 / 60
+"""What a frame counts less than the next one in the share of frames that show a face: an hour ago says nothing about now."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,13 @@ class Track:
     box: Box
     first_s: float
     last_s: float
-    frames: int = 0
-    """Since the face was first seen, that one included."""
-    seen: int = 0
-    """Those of them that showed the face."""
+    frames: float = 0
+    """Since the face was first seen, that one included; what is long ago counts little (`FADE`)."""
+    seen: float = 0
+    """Those of them that showed the face, counted alike."""
     votes: tuple[Vote, ...] = ()
     bare_since_s: float = 0.0
-    """When the bare votes began that are among `votes`; says nothing where there is none."""
+    """When the bare votes began that are among `votes`, since the face last looked masked; says nothing where there is none."""
     incident: OpenIncident | None = None
     quiet_until_s: float = -math.inf
 
@@ -96,7 +100,7 @@ def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules
         if index in matches:
             tracks.append(_see(track, readings[matches[index]], now_s, rules))
         elif not _is_lost(track, now_s, rules):
-            tracks.append(replace(track, frames=track.frames + 1))
+            tracks.append(replace(track, frames=track.frames * FADE + 1, seen=track.seen * FADE))
         elif track.incident is not None:
             incidents.append(_closed(track, track.incident, now_s, Ending.LEFT))
     for index in sorted(set(range(len(readings))) - set(matches.values())):
@@ -164,7 +168,8 @@ def _see(track: Track, reading: Reading, now_s: float, rules: Rules) -> Track:
     votes, incident, bare_since_s = track.votes, track.incident, track.bare_since_s
     if reading.label is not Label.UNSURE:
         is_bare = reading.label is Label.WITHOUT_MASK
-        if is_bare and not any(vote.is_bare for vote in votes):
+        looked_masked = not votes or (not votes[-1].is_bare and _count(track, is_bare=True) <= 1)  # one was a misreading
+        if is_bare and looked_masked:
             bare_since_s = now_s
         votes = (*votes, Vote(is_bare, reading.p_no_mask))[-rules.votes_kept :]
     if incident is not None:
@@ -173,8 +178,8 @@ def _see(track: Track, reading: Reading, now_s: float, rules: Rules) -> Track:
         track,
         box=reading.face.box,
         last_s=now_s,
-        frames=track.frames + 1,
-        seen=track.seen + 1,
+        frames=track.frames * FADE + 1,
+        seen=track.seen * FADE + 1,
         votes=votes,
         bare_since_s=bare_since_s,
         incident=incident,

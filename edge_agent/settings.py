@@ -98,7 +98,7 @@ class DecideSettings(_Section):
     age_s: float = Field(default=Rules.age_s, ge=0, le=3600)
     """How long a face must have been followed before it can open an incident."""
     seen_share: float = Field(default=Rules.seen_share, ge=0, le=1)
-    """In so many of the frames since it was first seen a face must have been seen to open an incident."""
+    """In so many of the late frames (some 60, or since it was first seen) a face must have been seen to open an incident."""
     smallest_px: float = Field(default=Rules.smallest_px, ge=0)
     """Faces smaller than this open no incident."""
     lost_s: float = Field(default=Rules.lost_s, gt=0, le=3600)

@@ -159,15 +159,19 @@ def _resume(state: State) -> State:
 
 
 def _fail(state: State, reason: Reason, detail: str) -> State:
-    if reason not in BLAMELESS and state.target is not None:
-        kept = tuple(failed for failed in state.bad if failed != state.target.fingerprint)
-        state = _change(state, bad=(*kept, state.target.fingerprint)[-MAX_BAD:])
+    if reason not in BLAMELESS and state.target is not None and not state.is_way_back:
+        state = _change(state, bad=_noted(state.bad, state.target.fingerprint))
     return _end(state, S.ROLLED_BACK if state.is_trying else S.FAILED, reason, detail)
 
 
 def _install(state: State, target: Target, slot: Slot | None) -> State:
     release = Release.model_validate({**target.model_dump(), "slot": slot})
-    return _change(state, state=S.COMMITTED, slot=None, restarts=0, **{target.kind: release})
+    good = _noted(_noted(state.good, state.installed(target.kind).fingerprint), release.fingerprint)
+    return _change(state, state=S.COMMITTED, slot=None, restarts=0, good=good, **{target.kind: release})
+
+
+def _noted(fingerprints: tuple[str, ...], fingerprint: str) -> tuple[str, ...]:
+    return (*(own for own in fingerprints if own != fingerprint), fingerprint)[-MAX_BAD:]
 
 
 def _lose(state: State, kind: Kind, shipped: Release) -> State:
@@ -182,7 +186,7 @@ def _end(state: State, ended: UpdateState, reason: Reason, detail: str) -> State
 
 
 def _fresh(state: State) -> State:
-    return State(classifier=state.classifier, detector=state.detector, bad=state.bad)
+    return State(classifier=state.classifier, detector=state.detector, bad=state.bad, good=state.good)
 
 
 def _change(was: State, /, **changes: object) -> State:

@@ -68,10 +68,17 @@ class State(_Frozen):
     trial: Trial | None = None
     bad: tuple[str, ...] = Field(default=(), max_length=MAX_BAD)
     """Fingerprints of releases that failed here; the latest last."""
+    good: tuple[str, ...] = Field(default=(), max_length=MAX_BAD)
+    """Fingerprints of releases that were committed here; the latest last."""
 
     def installed(self, kind: Kind) -> Release:
         """The model of a kind that is known to work."""
         return self.classifier if kind == "classifier" else self.detector
+
+    @property
+    def is_way_back(self) -> bool:
+        """Whether the target worked here before. It is not held against it that the model in use differs: that may be what is wrong."""
+        return self.target is not None and self.target.fingerprint in self.good
 
     @property
     def is_trying(self) -> bool:

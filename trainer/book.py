@@ -96,9 +96,9 @@ class Book:
             self._owe(rollout, tuple(action for action in done.actions if isinstance(action, Tell)))
 
     def under_way(self) -> Entry | None:
-        """The rollout that has not ended; there is one at most."""
+        """The latest rollout that has not ended. There may be an older one that was done, and is paused for what late cameras said."""
         ended = (Phase.DONE, *CLOSED)
-        return next((entry for entry in self.entries.values() if entry.state.phase not in ended), None)
+        return next((entry for entry in reversed(self.entries.values()) if entry.state.phase not in ended), None)
 
     def find(self, short_digest: str) -> Shipment | None:
         """The release of this digest that cameras may be fetching."""
@@ -125,7 +125,7 @@ class Book:
         """Ends a rollout and sends its cameras another release, the old model with a higher counter; returns the new rollout's name."""
         entry, shipment = self.entries[rollout], self._shelf.get(release)
         old, new = entry.state.plan, shipment.manifest
-        if new.kind != old.kind or new.counter <= old.counter or new.digest == old.digest:
+        if new.kind != old.kind or new.counter <= old.counter or new.fingerprint == entry.shipment.manifest.fingerprint:
             raise Rejected(
                 Reason.OLD_COUNTER,
                 f"a way back from {rollout} is another {old.kind} with a counter above {old.counter}; {release} is not: sign the old release again",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from protocol.rollouts import ENDED, UpdateState
+from protocol.rollouts import ENDED, Installed, UpdateState
 from trainer.rollout_state import BAD, MAX_CAMERAS, Answered, Asked, Camera, ClockSet, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
 
 KEPT_BOOTS = 4
@@ -164,9 +164,13 @@ def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
 def _without(own: Camera, plan: Plan, event: Answered) -> Camera:
     """One that had committed and runs another model, not a newer one, waits again: its disk was replaced, or has lost the model."""
     runs = event.installed.get(plan.kind)
-    if runs is None or own.fate is not Fate.COMMITTED or event.state not in RESTING or runs.digest == plan.digest or runs.counter > plan.counter:
+    if runs is None or own.fate is not Fate.COMMITTED or event.state not in RESTING or _is_as_new(runs, plan):
         return own
     return change(own, fate=Fate.WAITING, wave=0, asked="nothing")
+
+
+def _is_as_new(runs: Installed, plan: Plan) -> bool:
+    return runs.counter > plan.counter or (runs.counter == plan.counter and runs.digest == plan.digest)
 
 
 def _fail(own: Camera, reason: str, detail: str) -> Camera:

@@ -51,6 +51,22 @@ def test_votes_that_are_never_sure_open_nothing() -> None:
     assert len(play([doubtful] * 10 + [(reading(BARE),)] * 10)[1]) == 1
 
 
+def test_what_was_taken_for_a_face_for_an_hour_does_not_delay_who_comes() -> None:
+    """Who steps to where a spot was taken for a face in one frame of ten is followed as that spot, and must not inherit its share."""
+    spot = [(reading(UNSURE),), *[()] * 9] * 3600
+    _, incidents = play([*spot, *[(reading(BARE),)] * 60], dt=0.1)
+    assert [type(one) for one in incidents] == [Opened]
+    assert incidents[0].confirmed_s - len(spot) * 0.1 < 4
+
+
+def test_a_misreading_now_and_then_is_not_where_an_incident_starts() -> None:
+    """A mask that is read as none once in six frames, until it is taken off."""
+    masked = [(reading(BARE),), *[(reading(MASKED),)] * 5] * 50
+    _, incidents = play([*masked, *[(reading(BARE),)] * 20], Rules())
+    assert [type(one) for one in incidents] == [Opened]
+    assert abs(incidents[0].started_s - len(masked) * 0.1) < 0.5
+
+
 def test_what_is_taken_for_a_face_now_and_then_opens_nothing() -> None:
     """A hand at a mask: surely bare, in one frame of three."""
     flicker = [(reading(BARE),), (), ()] * 20

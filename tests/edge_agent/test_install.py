@@ -149,6 +149,21 @@ async def test_a_bad_model_ends_on_the_old_one_and_is_not_tried_again(device: De
     assert (again.state, again.reason) == (S.REJECTED, Reason.KNOWN_BAD)
 
 
+async def test_the_way_back_is_open_though_the_model_in_use_sees_otherwise_and_faster(device: Device) -> None:
+    """The one in use may be what is wrong."""
+    assert (await device.run(Made("detector", "good", 5))).state is S.COMMITTED
+    assert (await device.run(Made("detector", "bad", 6))).state is S.COMMITTED
+    host = Calm(
+        test=Rejected(Reason.TOO_SLOW, "20 runs took three times as long"),
+        shadow=FIGURES.model_copy(update={"disagreed": 50}),
+        attempt=FIGURES.model_copy(update={"fps": 5.0, "latency_p95_ms": 90.0}),
+    )
+    state = await device.run(Made("detector", "good", 7), host=host)
+    assert (state.state, state.detector.version) == (S.COMMITTED, "good")
+    nan = await device.run(Made("detector", "bad", 8), host=Calm(shadow=Rejected(Reason.NOT_A_NUMBER, "nan")))
+    assert (nan.state, nan.detector.version) == (S.FAILED, "good")
+
+
 async def test_a_slower_camera_is_not_the_models_fault(device: Device) -> None:
     slower = FIGURES.model_copy(update={"fps": 7.0, "fps_before": 15.0, "fps_capture": 7.1, "fps_capture_before": 15.0})
     assert (await device.run(Made("detector", "2", 5), host=Calm(attempt=slower))).state is S.COMMITTED

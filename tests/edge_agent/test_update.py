@@ -239,6 +239,19 @@ def test_what_failed_may_come_again_when_it_is_read_otherwise() -> None:
     assert update.step(update.step(state, Asked("b", "r", 2)).state, Accepted(mended, is_on_disk=True)).state.state is UpdateState.VERIFYING
 
 
+def test_what_worked_here_is_never_held_to_have_failed() -> None:
+    """A way back may fail for what is in use now; the next one must not be refused."""
+    state = update.step(trying(TARGETS[2]), Done()).state
+    other = TARGETS[5].model_copy(update={"counter": 3})
+    for event in (Asked("b", "r", 1), Accepted(other, True), Done(), Done(), Done(), Done()):
+        state = update.step(state, event).state
+    assert state.classifier.fingerprint == other.fingerprint
+    back = TARGETS[2].model_copy(update={"counter": 4})
+    for event in (Asked("c", "r", 1), Accepted(back, True), Done(), Failed(Reason.CRASHED, "")):
+        state = update.step(state, event).state
+    assert (state.state, state.bad) == (UpdateState.FAILED, ())
+
+
 def test_a_lost_model_keeps_its_counter() -> None:
     state = update.step(trying(TARGETS[2]), Done()).state
     lost = update.step(state, Lost("classifier", SHIPPED["classifier"])).state
