@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import tempfile
 from collections import Counter
@@ -22,12 +23,14 @@ from protocol.messages import Alert, Birth, Health, IncidentEnded, Message, NoMa
 from protocol.rollouts import Reported, UpdateState
 from protocol.signature import public_text
 
-SITE, CAMERA = "demo", "door-1"
+BASE, SITE, CAMERA = "maskfleet", "demo", "door-1"
 TELEMETRY_S = 3.0
 CONNECT_S = 10
 SHADOW_S, TRIAL_S = 2.0, 3.0
 GATE = Gate(fps_share=0.3, latency_ratio=3, latency_slack_ms=100)
 """Wide: seconds of a trial on a machine that does other things, too, measure that machine."""
+RETAINED = (Birth, Health, NoMask, Status, Reported)
+"""What a broker would keep of the camera."""
 GREETINGS = (Birth, Health, NoMask, Status)
 """Said again whenever somebody asks, and shown when they are new."""
 SHOWN = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask, Reported)
@@ -47,9 +50,12 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
         key = Ed25519PrivateKey.generate()
         updates = UpdateSettings(trusted_keys=(public_text(key.public_key()),), shadow_s=SHADOW_S, trial_s=TRIAL_S, gate=GATE)
         settings = Settings.model_construct(  # not from variables: this camera is the demo's own
+            # On a broker of one's own it is apart from the cameras there, and their coordinator.
+            base=f"{BASE}-demo-{secrets.token_hex(3)}" if url else BASE,
             site=SITE,
             camera=CAMERA,
             uri="demo:",
+            home_assistant=not url,
             telemetry_s=TELEMETRY_S,
             state_dir=state_dir,
             broker=BrokerSettings(url=broker_url),
@@ -73,6 +79,9 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
             task.cancel()
         await asyncio.gather(shipping, listening, return_exceptions=True)
         await rollouts.tidy(subscriber)
+        with contextlib.suppress(LinkError):
+            for kind in RETAINED:
+                await subscriber.clear(settings.address, kind)
     return {
         "alerts": counts["Alert"],
         "incidents": counts["IncidentEnded"],

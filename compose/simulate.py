@@ -38,6 +38,8 @@ CONNECT_S = 60.0
 
 ReleaseFault = Literal["none", "signature", "counter", "truncated"]
 RELEASE_FAULTS = get_args(ReleaseFault)
+OLD_COUNTER, COUNTER = 1, 3
+"""Below and above that of what the cameras run."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ async def simulate(what: Simulation, show: Callable[[str], None]) -> dict[str, A
         faults = what.faults if what.release_fault != "truncated" else replace(what.faults, truncates=True)
         fleet = cameras(broker, base, folder / "cameras", keys, range(what.cameras), faults)
         operator = await stack.enter_async_context(Link(broker, f"{base}-operator"))
+        if what.url:
+            stack.push_async_callback(_tidy, operator, fleet)
         async with (
             coordinating(broker, base, folder / "coordinator", what.rate_bytes_s) as coordinator,
             living(fleet),
@@ -80,10 +84,7 @@ async def simulate(what: Simulation, show: Callable[[str], None]) -> dict[str, A
             start_s = asyncio.get_running_loop().time()
             last = await _roll_out(operator, base, what, release, show)
             seconds = asyncio.get_running_loop().time() - start_s
-            figures = {**_figures(what, last, fleet, coordinator.bytes_sent, seconds), "back_s": tried.back_s}
-        if what.url:
-            await _tidy(operator, fleet, last)
-        return figures
+            return {**_figures(what, last, fleet, coordinator.bytes_sent, seconds), "back_s": tried.back_s}
 
 
 @contextlib.asynccontextmanager
@@ -156,7 +157,7 @@ def _release(what: Simulation, folder: Path, key: Ed25519PrivateKey) -> str:
     manifest, _ = shipped()
     signer = Ed25519PrivateKey.generate() if what.release_fault == "signature" else key
     model = random.randbytes(what.size_bytes)
-    written = sign_release(folder / "release", manifest, model, "2", 1 if what.release_fault == "counter" else 3, signer)
+    written = sign_release(folder / "release", manifest, model, "2", OLD_COUNTER if what.release_fault == "counter" else COUNTER, signer)
     return Shelf(folder / "coordinator" / SHELF_FOLDER, {}).put(written).name
 
 
@@ -219,13 +220,14 @@ def _figures(what: Simulation, last: RolloutState, fleet: list[Camera], bytes_se
     }
 
 
-async def _tidy(operator: Link, fleet: list[Camera], last: RolloutState) -> None:
+async def _tidy(operator: Link, fleet: list[Camera]) -> None:
     """Takes back what the broker retains of the simulation."""
     with contextlib.suppress(LinkError):
         for camera in fleet:
             for kind in (Desired, Reported, Status):
                 await operator.clear(camera.address, kind)
-        await operator.clear(RolloutAddress(fleet[0].address.base, f"{last.kind}-{last.counter}"), RolloutState)
+        for counter in (OLD_COUNTER, COUNTER):
+            await operator.clear(RolloutAddress(fleet[0].address.base, f"classifier-{counter}"), RolloutState)
         await operator.clear(Fleet(fleet[0].address.base), CoordinatorStatus)
 
 

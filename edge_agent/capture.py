@@ -134,7 +134,7 @@ class Camera:
         Only a source that cannot end its own read comes to this: OpenCV's readers of USB cameras.
         """
         state = self.state()
-        if state.capture == "stalled" and self._silent_s(state) > HUNG_S and not self.uri.is_recorded:
+        if state.capture in ("stalled", "failed") and self._silent_s(state) > HUNG_S and not state.has_ended and not self.uri.is_recorded:
             log.warning("camera %s: its read hangs", self.uri.text)
             try:
                 self.restart("its read hung")

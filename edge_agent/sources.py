@@ -274,11 +274,10 @@ _SCHEMES = {
 
 
 def _redacted(uri: str) -> str:
-    """The URI without what may be secret: cameras want user and password before the host, in the query or in the path, and not always well quoted."""
+    """The URI without what may be secret: network cameras want user and password before the host, in the query or anywhere in the path."""
     scheme, _, rest = uri.partition(":")
-    if "@" in rest:
-        rest = f"//***@{rest.rpartition('@')[2]}"
-    if scheme.lower() not in _SCHEMES or scheme.lower() == "rtsp":
-        host, slash, path = rest.partition("?")[0].removeprefix("//").partition("/")
-        rest = f"//{host}{slash}{'***' if '=' in path else path}"
-    return f"{scheme}:{rest}"
+    if scheme.lower() in _SCHEMES and scheme.lower() != "rtsp":
+        return uri
+    place, _, path = rest.removeprefix("//").partition("/")
+    host = "" if "@" in path else place.rpartition("@")[2].partition("?")[0]  # a password that holds a slash hides which is the host
+    return f"{scheme}://{host}/***" if host else f"{scheme}://***"

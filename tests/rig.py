@@ -39,6 +39,11 @@ class Mosquitto:
         self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", f"user {getpass.getuser()}", "max_queued_messages 100000", *lines, ""]))
         self._process: subprocess.Popen[bytes] | None = None
 
+    def retained(self) -> list[str]:
+        """Topics that it keeps, and what of each."""
+        done = subprocess.run(["mosquitto_sub", "-p", str(self.port), "-t", "#", "-v", "-W", "1"], capture_output=True, text=True, check=False)
+        return [line for line in done.stdout.splitlines() if not line.startswith("$SYS")]
+
     @property
     def url(self) -> str:
         return f"mqtt://127.0.0.1:{self.port}"

@@ -58,6 +58,7 @@ def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto, monkeypatch:
     assert counts["alerts"] == counts["incidents"] == 1
     assert counts["telemetry"] >= 1
     assert counts["rolled_back"] == 0
+    assert mosquitto.retained() == []
 
 
 @pytest.mark.parametrize(("broker", "says"), [("localhost", "broker URL"), ("mqtt://127.0.0.1:9", "Connection refused")])

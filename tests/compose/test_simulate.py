@@ -1,7 +1,9 @@
 """A simulated fleet under each fault: no camera ends on a bad model, and a good one arrives."""
 
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from brokers import CAMERAS, simulate
@@ -49,7 +51,17 @@ def test_two_cameras_of_one_name_stop_a_rollout(mosquitto) -> None:
 
 def test_nothing_is_left_on_the_broker(mosquitto) -> None:
     simulate(mosquitto.url)
-    assert not retained(mosquitto.port)
+    assert mosquitto.retained() == []
+
+
+def test_nothing_is_left_on_the_broker_after_ctrl_c(mosquitto) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "compose", "simulate", "--cameras", "3", "--soak-s", "60", "--broker", mosquitto.url])
+    deadline_s = time.monotonic() + 60
+    while not any("/rollout/" in topic for topic in mosquitto.retained()):
+        assert time.monotonic() < deadline_s
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    assert mosquitto.retained() == []
 
 
 def test_a_disk_that_takes_no_more_is_one_line() -> None:
@@ -57,9 +69,3 @@ def test_a_disk_that_takes_no_more_is_one_line() -> None:
     command = [sys.executable, "-m", "compose", "simulate", "--cameras", "1", "--size", "1000000"]
     done = subprocess.run(["prlimit", "--fsize=50000", *command], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (1, "error: File too large\n")
-
-
-def retained(port: int) -> list[str]:
-    """Topics that the broker keeps."""
-    done = subprocess.run(["mosquitto_sub", "-p", str(port), "-t", "#", "-v", "-W", "1"], capture_output=True, text=True, check=False)
-    return [line for line in done.stdout.splitlines() if not line.startswith("$SYS")]

@@ -96,16 +96,20 @@ def test_a_camera_that_is_unplugged_may_come_back() -> None:
 
 @pytest.mark.parametrize("secret", ["secret", "se/cret", "pa#ss", "pa?ss", "p@ss", "a:b"])
 def test_passwords_are_not_shown(secret: str) -> None:
-    assert CameraUri.parse(f"rtsp://user:{secret}@10.0.0.1/stream?token=abc").text == "rtsp://***@10.0.0.1/stream"
+    shown = "rtsp://***" if "/" in secret else "rtsp://10.0.0.1/***"
+    assert CameraUri.parse(f"rtsp://user:{secret}@10.0.0.1/stream?token=abc").text == shown
 
 
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("RTSP://10.0.0.5/cam?user=admin&password=secret", "RTSP://10.0.0.5/cam"),
-        (" rtsp://10.0.0.5/cam?password=secret", "rtsp://10.0.0.5/cam"),
+        ("RTSP://10.0.0.5/cam?user=admin&password=secret", "RTSP://10.0.0.5/***"),
+        (" rtsp://10.0.0.5/cam?password=secret", "rtsp://10.0.0.5/***"),
         ("rtsp://10.0.0.5:554/user=admin_password=secret_channel=1.sdp", "rtsp://10.0.0.5:554/***"),
-        ("rtsp://user:secret@10.0.0.5:554/user=admin&password=secret", "rtsp://***@10.0.0.5:554/***"),
+        ("rtsp://user:secret@10.0.0.5:554/user=admin&password=secret", "rtsp://10.0.0.5:554/***"),
+        ("rtsp://10.0.0.5/admin:se@cret/ch1", "rtsp://***"),
+        ("rtsp://10.0.0.5/admin:secret/ch1", "rtsp://10.0.0.5/***"),
+        ("rtsp://10.0.0.5?password=secret", "rtsp://10.0.0.5/***"),
     ],
 )
 def test_passwords_are_not_shown_wherever_a_camera_wants_them(uri: str, shown: str) -> None:

@@ -167,3 +167,9 @@ def test_a_manifest_that_does_not_fit_is_one_line() -> None:
 def test_an_empty_desired_asks_for_nothing() -> None:
     assert Desired.decode(b"") == Desired()
     assert Desired().manifest_bytes == b""
+
+
+def test_a_private_key_is_not_shown_where_a_public_one_is_wanted() -> None:
+    with pytest.raises(Rejected, match=r"\.pub") as caught:
+        trusted_keys(["-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIB4N\n-----END PRIVATE KEY-----\n"])
+    assert "MC4" not in str(caught.value)
