@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from trainer.detector_data import CROP_PAD, Library, Scene, overlaps
 from trainer.detector_paint import face_px
-from trainer.detector_place import clip, join, move, placing, shrink_first
+from trainer.detector_place import clip, join, move, of_centres, placing, shrink_first
 from trainer.frames import Floats, Image
 
 
@@ -41,8 +41,9 @@ def _blend(canvas: Image, crop: Scene, matrix: NDArray[np.float64]) -> None:
         return
     inner = matrix.copy()
     inner[:, 2] -= low
-    share = cv2.warpAffine(_oval(crop), inner, size)[:, :, None]
-    face = cv2.warpAffine(*shrink_first(crop.image_HWC, inner), size)
+    share = cv2.warpAffine(_oval(crop), of_centres(inner), size)[:, :, None]
+    image, inner = shrink_first(crop.image_HWC, inner)
+    face = cv2.warpAffine(image, of_centres(inner), size)
     window = canvas[low[1] : high[1], low[0] : high[0]]
     window[:] = (window * (1 - share) + face * share).astype(np.uint8)
 

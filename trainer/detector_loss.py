@@ -92,7 +92,10 @@ def covered(picture_M: Tensor, boxes_M4: Tensor, priors_P3: Tensor, pictures: in
 
 
 def candidates(boxes_M4: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
-    """Rows of `priors` around each face's centre, [M, 75], and which of them may answer: within the picture and the box."""
+    """Rows of `priors` around each face's centre, [M, 75], and which of them may answer: those within the picture.
+
+    Also outside of the box: a network whose places look a little to one side sees a small face best from beside it.
+    """
     centre = boxes_M4[:, :2] + boxes_M4[:, 2:] / 2
     step = torch.arange(-WINDOW, WINDOW + 1, device=boxes_M4.device)
     dy, dx = (t.flatten() for t in torch.meshgrid(step, step, indexing="ij"))
@@ -101,12 +104,7 @@ def candidates(boxes_M4: Tensor, size_px: int) -> tuple[Tensor, Tensor]:
         side = size_px // stride
         nearest = (centre / stride).round().long()
         column, row = nearest[:, :1] + dx, nearest[:, 1:] + dy  # [M, 25]
-        x, y = column * stride, row * stride
-        low, high = boxes_M4[:, :2], boxes_M4[:, :2] + boxes_M4[:, 2:]
-        inside = (x > low[:, :1]) & (x < high[:, :1]) & (y > low[:, 1:]) & (y < high[:, 1:])
-        if stride == STRIDES[0]:
-            inside |= (dx == 0) & (dy == 0)  # a face smaller than the grid still has one place
-        allowed.append(inside & (column >= 0) & (column < side) & (row >= 0) & (row < side))
+        allowed.append((column >= 0) & (column < side) & (row >= 0) & (row < side))
         rows.append(start + row.clamp(0, side - 1) * side + column.clamp(0, side - 1))
         start += side * side
     return torch.cat(rows, 1), torch.cat(allowed, 1)

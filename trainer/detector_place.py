@@ -47,11 +47,20 @@ def put(canvas: Image, scene: Scene, matrix: NDArray[np.float64], is_flipped: bo
     inner[:, 2] -= low
     drawn = np.ascontiguousarray(window)
     image, inner = shrink_first(scene.image_HWC, inner)
-    cv2.warpAffine(image, inner, (drawn.shape[1], drawn.shape[0]), dst=drawn, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
+    size = (drawn.shape[1], drawn.shape[0])
+    cv2.warpAffine(image, of_centres(inner), size, dst=drawn, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
     window[:] = drawn
     boxes, landmarks = move(scene, matrix, is_flipped)
     boxes, landmarks, is_face = clip(boxes, landmarks, scene.is_face_M, np.array(low, np.float32), np.array(high, np.float32))
     return Scene(canvas, boxes, landmarks, is_face)
+
+
+def of_centres(matrix: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The map [2, 3] or [3, 3] for OpenCV's warps: they count pixels from the middle of the first one, boxes count from its edge."""
+    to_edge = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    whole = np.concatenate([matrix, [[0, 0, 1]]]) if len(matrix) == 2 else matrix
+    moved: NDArray[np.float64] = np.linalg.inv(to_edge) @ whole @ to_edge
+    return moved[: len(matrix)]
 
 
 def shrink_first(image: Image, matrix_23: NDArray[np.float64]) -> tuple[Image, NDArray[np.float64]]:
@@ -94,8 +103,8 @@ def askew(scene: Scene, rng: Generator) -> Scene:
     middle = np.float32(side_px / 2)
     turn = _turn(rng.uniform(-0.6, 0.6)) @ np.diag(np.exp(rng.uniform(-0.35, 0.35, 2)))
     there = (corners - middle) @ turn.T + middle + rng.uniform(-0.12, 0.12, (4, 2)) * side_px
-    matrix = cv2.getPerspectiveTransform(corners, there.astype(np.float32))
-    image = cv2.warpPerspective(scene.image_HWC, matrix, (side_px, side_px), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+    matrix = np.asarray(cv2.getPerspectiveTransform(corners, there.astype(np.float32)), np.float64)
+    image = cv2.warpPerspective(scene.image_HWC, of_centres(matrix), (side_px, side_px), borderMode=cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
     edges = np.concatenate([scene.boxes_M4[:, :2], scene.boxes_M4[:, :2] + scene.boxes_M4[:, 2:]], 1)[:, [0, 1, 2, 1, 2, 3, 0, 3]]
     moved = cv2.perspectiveTransform(edges.reshape(-1, 1, 2), matrix).reshape(-1, 4, 2) if len(edges) else np.zeros((0, 4, 2), np.float32)
     low, high = moved.min(1), moved.max(1)

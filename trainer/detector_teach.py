@@ -73,7 +73,8 @@ def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions
     """How unlike the teacher's the student's scores are (their divergence), and how far its boxes are from where the teacher's should be.
 
     Both count per place in which the teacher sees a face. Its boxes are moved to where the library has them: halfway to the annotators'.
-    Known faces and regions to ignore count only where the teacher sees them: one that misses masked faces must not teach that.
+    Known faces count only where the teacher sees them: one that misses masked faces must not teach that. In regions that annotated
+    scenes ignore, because at some size it was in doubt, the teacher is listened to: of hair, hands and sleeves it says no at most others.
     """
     score_NP = answers.score_TP.clamp(LEAST, 1 - LEAST)
     log_NP = (F.logsigmoid(maps_NPC[..., 0]) + F.logsigmoid(maps_NPC[..., 1])) / 2
@@ -96,8 +97,6 @@ def _as_in_library(corners_Q4: Tensor) -> Tensor:
 
 
 def _heard(score_NP: Tensor, priors_P3: Tensor, regions: Targets) -> Tensor:
-    """Which places [N, P] count: all but those in regions in which the teacher sees nothing."""
-    picture_M = torch.cat([regions.picture_M, regions.ignore_picture_K])
-    boxes_M4 = torch.cat([regions.boxes_M4, regions.ignore_K4])
-    is_missed_M = (score_NP[picture_M] * inside(boxes_M4, priors_P3)).amax(1) < SEES
-    return ~covered(picture_M[is_missed_M], boxes_M4[is_missed_M], priors_P3, len(score_NP))
+    """Which places [N, P] count: all but those in known faces that the teacher does not see."""
+    is_missed_M = (score_NP[regions.picture_M] * inside(regions.boxes_M4, priors_P3)).amax(1) < SEES
+    return ~covered(regions.picture_M[is_missed_M], regions.boxes_M4[is_missed_M], priors_P3, len(score_NP))

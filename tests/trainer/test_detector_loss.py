@@ -58,24 +58,30 @@ def test_iou_and_its_loss_know_the_simple_cases():
 def test_priors_of_equal_sides_answer_for_a_face_at_most_25_at_each_stride():
     rows, allowed = candidates(torch.tensor([[40.0, 40, 60, 60]]), SIZE)
     assert rows.shape == (1, 75)
-    x, y = priors(SIZE)[rows[0][allowed[0]], :2].T
-    assert ((x > 40) & (x < 100) & (y > 40) & (y < 100)).all()
+    x, y, stride = priors(SIZE)[rows[0][allowed[0]]].T
+    assert ((x - 70).abs() <= 2.5 * stride).all()
+    assert ((y - 70).abs() <= 2.5 * stride).all()
+    assert [(stride == s).sum() for s in (8, 16, 32)] == [25, 25, 16], "a window of 5 x 5, less what is beyond the picture"
 
 
-def test_a_face_between_the_priors_still_has_one():
-    _, allowed = candidates(torch.tensor([[41.0, 41, 5, 5]]), SIZE)
-    assert allowed.sum() >= 1
+def test_the_places_around_a_small_face_may_answer_for_it():
+    """A network whose places look a little to one side sees a face of 12 px best from beside it."""
+    rows, allowed = candidates(torch.tensor([[42.0, 42, 12, 12]]), SIZE)
+    near = priors(SIZE)[rows[0][allowed[0]]]
+    assert any(place == (40.0, 40.0, 8.0) for place in map(tuple, near.tolist()))
+    assert any(place == (32.0, 32.0, 16.0) for place in map(tuple, near.tolist()))
 
 
 @pytest.mark.parametrize("box", [(30, 30, 16, 16), (10, 20, 90, 90), (60, 5, 30, 40)])
-def test_the_priors_that_answer_lie_in_the_face_and_none_answers_twice(box):
+def test_the_priors_that_answer_are_around_the_face_and_none_answers_twice(box):
     places = priors(SIZE)
     flat, face = assign(perfect_maps(places, box), places, targets(box), SIZE)
     assert len(flat) == len(set(flat.tolist()))
     assert (face == 0).all()
     assert 1 <= len(flat) <= 10
-    x, y = places[flat, :2].T
-    assert ((x >= box[0] - 8) & (x <= box[0] + box[2] + 8) & (y >= box[1] - 8) & (y <= box[1] + box[3] + 8)).all()
+    x, y, stride = places[flat].T
+    assert ((x - box[0] - box[2] / 2).abs() <= 2.5 * stride).all()
+    assert ((y - box[1] - box[3] / 2).abs() <= 2.5 * stride).all()
 
 
 def test_of_two_faces_that_want_the_same_prior_the_one_it_serves_better_has_it():

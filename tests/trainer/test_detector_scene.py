@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 from drawn_faces import drawn_library, drawn_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.detector_place import clip, move
+from trainer.detector_data import Scene
+from trainer.detector_place import clip, move, put
 from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene
 
 LIBRARY = drawn_library()
@@ -57,3 +59,19 @@ def test_what_is_cut_off_is_ignored_and_then_forgotten():
     assert kept[:, 2].tolist() == [20, 11, 6]
     assert is_face.tolist() == [True, False, False], "half a face, and a face too small to see, may or may not be found"
     assert len(landmarks) == 3
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.5, 1, 2, 6])
+@pytest.mark.parametrize("is_flipped", [False, True], ids=["as it is", "mirrored"])
+def test_boxes_lie_where_their_pictures_do(scale, is_flipped):
+    """To a fraction of a pixel: a face of 12 px is overlapped a sixth less by a box that is one pixel off."""
+    image = np.zeros((200, 200, 3), np.uint8)
+    image[80:100, 60:90] = 255
+    scene = Scene(image, np.float32([[60, 80, 30, 20]]), np.full((1, 10), np.nan, np.float32), np.ones(1, np.bool_))
+    linear = scale * np.diag([-1.0 if is_flipped else 1.0, 1.0])
+    matrix = np.concatenate([linear, (np.array([150, 150]) - linear @ [75, 90])[:, None]], 1)
+    drawn = put(np.zeros((300, 300, 3), np.uint8), scene, matrix, is_flipped, (0, 0), (300, 300))
+    shares = drawn.image_HWC[:, :, 0].astype(float)
+    middle = [(shares.sum(axis) * (np.arange(300) + 0.5)).sum() / shares.sum() for axis in (0, 1)]
+    x, y, w, h = drawn.boxes_M4[0]
+    assert middle == pytest.approx([x + w / 2, y + h / 2], abs=0.3)

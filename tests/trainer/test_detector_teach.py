@@ -83,8 +83,9 @@ def test_boxes_are_drawn_to_where_the_library_would_have_the_teachers() -> None:
     assert (student[0, :, 6:] == 0).all(), "landmarks are learned elsewhere"
 
 
-@pytest.mark.parametrize("is_face", [True, False])
+@pytest.mark.parametrize("is_face", [True, False], ids=["a known face", "a region that annotated scenes ignore"])
 def test_where_the_teacher_misses_a_known_face_it_has_nothing_to_say(is_face: bool) -> None:
+    """Of a region that is ignored because it was in doubt at some size, it has."""
     box, here, none = torch.tensor([[40.0, 40.0, 32.0, 32.0]]), torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
     known = Targets(
         here if is_face else none,
@@ -94,7 +95,7 @@ def test_where_the_teacher_misses_a_known_face_it_has_nothing_to_say(is_face: bo
         box[:0] if is_face else box,
     )
     inside = (PLACES[:, 0] >= 40) & (PLACES[:, 0] <= 72) & (PLACES[:, 1] >= 40) & (PLACES[:, 1] <= 72)
-    for seen, is_heard in ((0.4, False), (0.6, True)):
+    for seen, is_heard in ((0.4, not is_face), (0.6, True)):
         taught_NP = torch.full((1, len(PLACES)), 0.02)
         taught_NP[0, inside.nonzero()[0]] = seen
         student = maps_of(torch.full_like(taught_NP, 0.9))
