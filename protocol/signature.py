@@ -166,7 +166,7 @@ def _public_key(text: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if "PRIVATE KEY" in text:
-        raise Rejected(Reason.BAD_SETTING, "that is a private key: give the .pub beside it, and keep this one to yourself")
+        raise Rejected(Reason.BAD_SETTING, "public key: this is a private one; give the .pub beside it, and keep this to yourself")
     if len(key) != KEY_BYTES:
         raise Rejected(Reason.BAD_SETTING, f"public key {text.strip()[:60]!r}: expected the 32 bytes of an Ed25519 key in base64")
     return key
