@@ -111,20 +111,11 @@ class _Exported(nn.Module):
 
 def export(network: DetectorNet) -> bytes:
     """The network as one ONNX file with weights of 16 bits, the same bytes for the same weights."""
-    return _bytes(halve(_to_onnx(network)))
+    return halve(export_whole(network))
 
 
 def export_whole(network: DetectorNet) -> bytes:
-    """What `export` writes before its weights are rounded to 16 bits."""
-    return _bytes(_to_onnx(network))
-
-
-def _bytes(model: onnx.ModelProto) -> bytes:
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def _to_onnx(network: DetectorNet) -> onnx.ModelProto:
-    """The network in ONNX, its names short and without what differs between runs.
+    """What `export` writes before its weights are rounded to 16 bits, its names short and without what differs between runs.
 
     The TorchScript exporter is used because it keeps sizes out of the Reshapes; what the newer one writes fails in OpenCV at
     every size but that of the export.
@@ -142,7 +133,7 @@ def _to_onnx(network: DetectorNet) -> onnx.ModelProto:
             opset_version=17,
             dynamo=False,
         )
-    return _plain(onnx.load_model_from_string(buffer.getvalue()))
+    return bytes(_plain(onnx.load_model_from_string(buffer.getvalue())).SerializeToString(deterministic=True))
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:

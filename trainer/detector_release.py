@@ -16,9 +16,10 @@ from protocol.release import Golden, Manifest, Score
 from trainer.card import licence
 from trainer.detector import Trained, load_run
 from trainer.detector_card import card
-from trainer.detector_net import HEADS, OUTPUTS, DetectorNet, export, export_whole
+from trainer.detector_net import HEADS, OUTPUTS, DetectorNet, export_whole
 from trainer.detector_run import RESULTS_FILE
 from trainer.folder import write_whole
+from trainer.half import halve
 
 MEASURED_PX = (640, 384)
 """Width and height that MACs are counted at."""
@@ -44,10 +45,11 @@ def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifes
         results = json.loads((run / RESULTS_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{run}: no readable {RESULTS_FILE}; is the training finished? ({type(error).__name__})") from None
-    model = export(trained.network)
+    whole = export_whole(trained.network)
+    model = halve(whole)
     if len(model) > MAX_BYTES:
         raise Rejected(Reason.TOO_LARGE, f"detector of size {trained.size!r}: {len(model)} bytes, at most {MAX_BYTES}; train a smaller size")
-    check_parity(trained.network, export_whole(trained.network), PARITY)
+    check_parity(trained.network, whole, PARITY)
     check_parity(trained.network, model, ROUNDED)
     folder.mkdir(parents=True, exist_ok=True)
     # The manifest goes last: a folder without one is no release.
