@@ -3,13 +3,13 @@
 import asyncio
 import json
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from protocol.errors import FleetError, said_by_system
+from protocol.errors import FleetError, in_one_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A mask-camera fleet on one machine.")
 err = Console(stderr=True)
@@ -19,15 +19,9 @@ def main() -> None:
     """Runs a command; whatever is wrong with what it was given is one line and exit code 1."""
     try:
         app()
-    except FleetError as error:
-        _complain(str(error))
-    except OSError as error:
-        _complain(said_by_system(error))
-
-
-def _complain(text: str) -> NoReturn:
-    err.print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
-    sys.exit(1)
+    except (FleetError, OSError) as error:
+        err.print(f"[red]error:[/] {escape(in_one_line(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.settings import FILE_VARIABLE, Settings, read_settings
-from protocol.errors import FleetError, Rejected, said_by_system
+from protocol.errors import FleetError, Rejected, in_one_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="One mask camera.")
 
@@ -26,11 +26,8 @@ def main() -> None:
     """Runs a command; whatever is wrong with what it was given is one line and exit code 1."""
     try:
         app()
-    except FleetError as error:
-        _complain(str(error))
-        sys.exit(1)
-    except OSError as error:
-        _complain(said_by_system(error))
+    except (FleetError, OSError) as error:
+        _complain(error)
         sys.exit(1)
 
 
@@ -73,7 +70,7 @@ def infer(
         for result in look(eyes, path):
             if isinstance(result, Rejected):
                 failures += 1
-                _complain(str(result))
+                _complain(result)
                 continue
             if as_json:
                 results.append(result)
@@ -124,8 +121,8 @@ def _settings(file: Path | None, camera: str | None) -> Settings:
     return read_settings(file, **({"uri": camera} if camera else {}))
 
 
-def _complain(text: str) -> None:
-    typer.echo(f"{typer.style('error:', fg='red')} {text}", err=True)
+def _complain(error: FleetError | OSError) -> None:
+    typer.echo(f"{typer.style('error:', fg='red')} {in_one_line(error)}", err=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from edge_agent.gate import Gate
 from edge_agent.outbox import Limits
 from edge_agent.sources import NVARGUS
 from protocol.broker import Broker
-from protocol.errors import Reason, Rejected, one_line
+from protocol.errors import Reason, Rejected, in_one_line, one_line
 from protocol.signature import KEY_TEXT, TrustedKeys, trusted_keys
 from protocol.topics import SEGMENT, Address
 
@@ -155,7 +155,7 @@ class UpdateSettings(_Section):
         try:
             return trusted_keys(key if KEY_TEXT.fullmatch(key) else Path(key).read_text(encoding="ascii") for key in self.trusted_keys)
         except OSError as error:
-            raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {error.filename}: {error.strerror}") from None
+            raise Rejected(Reason.BAD_SETTING, f"setting updates.trusted_keys: {in_one_line(error)}") from None
         except UnicodeDecodeError:
             raise Rejected(Reason.BAD_SETTING, "setting updates.trusted_keys: a file holds no public key in base64") from None
 

@@ -57,8 +57,10 @@ class Rejected(FleetError):
         self.detail = detail
 
 
-def said_by_system(error: OSError) -> str:
-    """What the system refused, as `file: what` where it names a file."""
+def in_one_line(error: FleetError | OSError) -> str:
+    """What a user is told of an error: of what the system refused, `file: what` where it names a file."""
+    if not isinstance(error, OSError):
+        return str(error)
     what = error.strerror or str(error)
     return f"{error.filename}: {what}" if error.filename else what
 

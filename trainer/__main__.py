@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from protocol.errors import FleetError, Reason, Rejected, said_by_system
+from protocol.errors import FleetError, Reason, Rejected, in_one_line
 from trainer import detector_commands, lab, rollout_commands, signing_commands
 from trainer.console import Json, Seed, err, follow, out, show
 
@@ -29,11 +29,8 @@ def main() -> None:
         extra = escape("'maskfleet[trainer]'")
         err.print(f"[red]error:[/] the trainer needs {error.name}: pip install {extra}", highlight=False, soft_wrap=True)
         sys.exit(1)
-    except FleetError as error:
-        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except OSError as error:
-        err.print(f"[red]error:[/] {escape(said_by_system(error))}", highlight=False, soft_wrap=True)
+    except (FleetError, OSError) as error:
+        err.print(f"[red]error:[/] {escape(in_one_line(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from protocol.errors import DeviceError, Reason, Rejected
+from protocol.errors import DeviceError, Reason, Rejected, in_one_line
 from trainer.detector_batch import made_ahead, make_batch, numbered_batch, on_device
 from trainer.detector_data import Library
 from trainer.detector_loss import detection_loss, priors
@@ -147,9 +147,7 @@ def _save_state(run: Path, step: int, parts: dict[str, object], average: Average
         write_whole(run / WEIGHTS_FILE, save(weights))
         write_whole(run / STATE_FILE, state.getvalue())
     except OSError as error:
-        raise DeviceError(
-            f"{error.filename}: {error.strerror}; once it can be written, start again, and the last checkpoint is gone on from"
-        ) from None
+        raise DeviceError(f"{in_one_line(error)}; once it can be written, start again, and the last checkpoint is gone on from") from None
 
 
 def _load_state(run: Path, parts: dict[str, object]) -> int:

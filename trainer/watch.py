@@ -12,7 +12,7 @@ from typing import Self
 
 from protocol import topics
 from protocol.broker import Broker
-from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, said_by_system
+from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, in_one_line
 from protocol.link import Link, Presence
 from protocol.messages import Message, Status
 from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
@@ -206,8 +206,7 @@ class Coordinator:
         except DeviceError:
             raise
         except (FleetError, OSError) as error:  # the second: a release on the shelf that cannot be read
-            reason = said_by_system(error) if isinstance(error, OSError) else str(error)
-            ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=reason[:500])
+            ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=in_one_line(error)[:500])
         log.info("rollout command %s (%s): %s", command.id, command.op, ack.reason or "done")
         self._answered.append(ack)
         return ack
