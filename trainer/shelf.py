@@ -1,7 +1,6 @@
 """Signed releases that may be shipped: a folder of release folders, and nothing that is not signed."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -14,7 +13,7 @@ from protocol.release import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SIGNATURE_FIL
 from protocol.rollouts import Desired
 from protocol.signature import Signature, Statement, TrustedKeys, key_id
 from protocol.topics import SEGMENT, SHORT_DIGEST
-from trainer.folder import read_release
+from trainer.folder import read_release, sync
 from trainer.keys import LONGEST_ROLLOUT, read_private, sign
 
 
@@ -84,10 +83,10 @@ class Shelf:
             for name in (MANIFEST_FILE, SIGNATURE_FILE, MODEL_FILE, CARD_FILE):
                 if (folder / name).is_file():
                     shutil.copyfile(folder / name, half / name)
-                    _sync(half / name)
-            _sync(half)
+                    sync(half / name)
+            sync(half)
             half.rename(target)
-            _sync(self._folder)
+            sync(self._folder)
         return shipment
 
     def holds(self, name: str) -> bool:
@@ -126,15 +125,6 @@ class Shelf:
         if name not in self._read:
             self._read[name] = read_shipment(self._folder / name)
         return self._read[name]
-
-
-def _sync(path: Path) -> None:
-    """A file, or the names in a folder, outlive a power cut from here on: a rollout is begun on them."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def put_again(shelf: Shelf, folder: Path, key: Path, statements: tuple[Statement, ...]) -> Shipment:
