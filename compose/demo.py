@@ -29,10 +29,10 @@ CONNECT_S = 10
 SHADOW_S, TRIAL_S = 2.0, 3.0
 GATE = Gate(fps_share=0.3, latency_ratio=3, latency_slack_ms=100)
 """Wide: seconds of a trial on a machine that does other things, too, measure that machine."""
-RETAINED = (Birth, Health, NoMask, Status, Reported)
-"""What a broker would keep of the camera."""
 GREETINGS = (Birth, Health, NoMask, Status)
 """Said again whenever somebody asks, and shown when they are new."""
+RETAINED = (*GREETINGS, Reported)
+"""What a broker would keep of the camera."""
 SHOWN = (Status, Birth, Health, Telemetry, Alert, IncidentEnded, NoMask, Reported)
 
 
