@@ -22,6 +22,7 @@ from protocol.link import Link, Received
 from protocol.messages import Alert, Birth, Health, IncidentEnded, Message, NoMask, Status, Telemetry
 from protocol.rollouts import Reported, UpdateState
 from protocol.signature import public_text
+from protocol.topics import Address
 
 BASE, SITE, CAMERA = "maskfleet", "demo", "door-1"
 TELEMETRY_S = 3.0
@@ -64,6 +65,8 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
         show(f"broker {broker.host}:{broker.port}, also yours: mosquitto_sub -h {broker.host} -p {broker.port} -v -t '{settings.base}/#'")
         subscriber = await stack.enter_async_context(Link(broker, f"demo-{state_dir.name[-8:]}"))
         await _connect(subscriber)
+        if url:
+            stack.push_async_callback(_tidy, subscriber, settings.address)  # once nobody listens any more
         messages = await stack.enter_async_context(subscriber.receive(settings.base, *SHOWN))
         rollouts = Rollouts(broker, settings.address, state_dir / "coordinator", key, show)
         listening = asyncio.create_task(_listen(messages, counts, show, rollouts.seen))
@@ -79,9 +82,6 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
             task.cancel()
         await asyncio.gather(shipping, listening, return_exceptions=True)
         await rollouts.tidy(subscriber)
-        with contextlib.suppress(LinkError):
-            for kind in RETAINED:
-                await subscriber.clear(settings.address, kind)
     return {
         "alerts": counts["Alert"],
         "incidents": counts["IncidentEnded"],
@@ -89,6 +89,12 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
         "committed": counts[UpdateState.COMMITTED],
         "rolled_back": counts[UpdateState.ROLLED_BACK],
     }
+
+
+async def _tidy(link: Link, camera: Address) -> None:
+    with contextlib.suppress(LinkError):
+        for kind in RETAINED:
+            await link.clear(camera, kind)
 
 
 async def _connect(link: Link) -> None:

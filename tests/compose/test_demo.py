@@ -29,6 +29,7 @@ def test_the_demo_shows_an_alert_that_ends_when_the_mask_goes_on() -> None:
     assert BARE_S <= ends[alerts[0][1]][0] < BARE_S + 2
     assert all(not BARE_S + 1 < at < BARE_S + MASKED_S for at, _ in alerts)
     assert "telemetry" in done.stdout
+    assert done.stderr == ""
     assert "mosquitto_sub" in done.stdout
 
 
@@ -59,6 +60,7 @@ def test_the_demo_counts_as_json_on_a_broker_of_ones_own(mosquitto, monkeypatch:
     assert counts["telemetry"] >= 1
     assert counts["rolled_back"] == 0
     assert mosquitto.retained() == []
+    assert "ignored" not in done.stderr
 
 
 @pytest.mark.parametrize(("broker", "says"), [("localhost", "broker URL"), ("mqtt://127.0.0.1:9", "Connection refused")])
