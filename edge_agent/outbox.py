@@ -151,7 +151,7 @@ class Outbox:
                 alert = Alert.decode(payload)
             except Rejected as error:
                 log.warning("outbox %s: an open incident cannot be read and is dropped: %s", self._path, error)
-                self._db.execute("DELETE FROM open_incident WHERE id = ?", (id_,))
+                self._forget_open(id_)
                 continue
             self.put(
                 IncidentEnded(
@@ -176,6 +176,12 @@ class Outbox:
         self._bytes -= size_bytes
         try:
             self._db.execute("DELETE FROM outbox WHERE number <= ?", (number,))
+        except sqlite3.Error as error:
+            self._complain(error)
+
+    def _forget_open(self, incident: str) -> None:
+        try:
+            self._db.execute("DELETE FROM open_incident WHERE id = ?", (incident,))
         except sqlite3.Error as error:
             self._complain(error)
 
@@ -215,6 +221,7 @@ class Outbox:
 def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")  # needs no file for shared memory, for which a full disk would have no room
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.executescript(TABLES)

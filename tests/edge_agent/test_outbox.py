@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -289,20 +290,41 @@ def test_a_row_that_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> Non
     assert (box.lost, box.depth) == (1, 0)
 
 
-def test_a_really_full_disk(tmp_path: Path) -> None:
-    """A file system of 256 kB: what does not fit is not lost, what was told is not told again."""
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True, check=False).returncode:
         pytest.skip("no right to mount a small file system")
-    try:
-        box = opened(disk / "outbox.sqlite")
-        alerts = [alert(seq).model_copy(update={"model": "m" * 400}) for seq in range(1, 601)]
-        for message in alerts:
-            box.put(message)
-        assert len(box._in_memory) > 0
-        assert drain(box) == alerts
-        assert (box.depth, box.lost, box.oldest()) == (0, 0, None)
-        box.close()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_what_does_not_fit_on_a_disk_is_not_lost_and_what_was_told_is_not_told_again(small_disk: Path) -> None:
+    box = opened(small_disk / "outbox.sqlite")
+    alerts = [alert(seq).model_copy(update={"model": "m" * 400}) for seq in range(1, 601)]
+    for message in alerts:
+        box.put(message)
+    assert len(box._in_memory) > 0
+    assert drain(box) == alerts
+    assert (box.depth, box.lost, box.oldest()) == (0, 0, None)
+    box.close()
+
+
+def test_an_agent_can_be_started_on_a_full_disk(small_disk: Path) -> None:
+    """Its outbox is read as it was left, and what comes waits in memory."""
+    box = opened(small_disk / "outbox.sqlite")
+    for seq in (1, 2):
+        box.put(alert(seq))
+    box._db.execute("UPDATE open_incident SET payload = 'from another version' WHERE id = 'b-1'")
+    box.close()
+    with (small_disk / "all the rest").open("wb", buffering=0) as rest, suppress(OSError):
+        while True:
+            rest.write(bytes(100))
+    box = opened(small_disk / "outbox.sqlite")
+    box.end_orphans()
+    box.put(alert(3))
+    assert len(box._in_memory) == 2, "there is no room"
+    assert [message.id for message in drain(box)] == ["b-1", "b-2", "b-2", "b-3"]
+    box.close()
