@@ -61,10 +61,12 @@ class Broker:
         """None without TLS; raises Rejected when a certificate file cannot be used."""
         if not self.is_tls:
             return None
+        used = f"setting broker.ca_file: {self.ca_file}"
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.cert_file:
+                used = f"settings broker.cert_file, key_file: {self.cert_file}, {self.key_file or 'the key in it'}"
                 context.load_cert_chain(self.cert_file, self.key_file)
         except (OSError, ssl.SSLError) as error:
-            raise Rejected(Reason.BAD_SETTING, f"broker certificates: {error}") from None
+            raise Rejected(Reason.BAD_SETTING, f"{used}: cannot be used ({error})") from None
         return context

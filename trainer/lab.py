@@ -91,6 +91,7 @@ def prune(
 ) -> None:
     """Cuts the weakest channels of a run out and fine-tunes what is left."""
     from trainer.job import FINE_TUNING_RATE
+    from trainer.prune import pruned
     from trainer.runs import Lineage, load
     from trainer.train import Recipe
 
@@ -99,6 +100,8 @@ def prune(
     named = [(f"{start}-pruned{share * 100:g}", share) for share in _numbers(ratio, float, "--ratio")]
     if len(dict(named)) < len(named):
         raise Rejected(Reason.BAD_SETTING, f"--ratio {ratio}: two of these are the same")
+    for _, share in named:
+        pruned(config.architecture, share)  # raises where nothing would be left, before any other was mended
     for name, share in named:
         lineage = Lineage(teacher="" if teacher == "none" else teacher or start, start=start, ratio=share, steps=steps)
         _make(name, config.architecture_name, recipe, lineage, data, runs)

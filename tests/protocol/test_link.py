@@ -295,9 +295,14 @@ def test_certificates_without_tls_are_rejected(file: str, tmp_path: Path) -> Non
         Broker(password="p@ss", **{file: tmp_path / "one.pem"})
 
 
-def test_a_missing_certificate_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(Rejected, match="certificates"):
-        Broker(is_tls=True, ca_file=tmp_path / "none.pem").tls_context()
+@pytest.mark.parametrize("file", ["ca_file", "cert_file"])
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_a_certificate_that_is_missing_or_none_is_named(file: str, content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "one.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Rejected, match=rf"broker\.{file}.*one\.pem.*cannot be used"):
+        Broker(is_tls=True, **{file: path}).tls_context()
 
 
 def test_alerts_are_never_sent_without_acknowledgement() -> None:

@@ -96,9 +96,10 @@ def test_a_seed_below_zero_is_refused(command: tuple[str, ...]) -> None:
 
 def test_each_ratio_makes_a_run_of_its_own(folder: Path, data: Path) -> None:
     prune = ["prune", "door", str(data), "--runs", str(folder), "--epochs", "1", "--ratio"]
-    done = CliRunner().invoke(app, [*prune, "0.5,0.505,0.5"])
-    assert isinstance(done.exception, Rejected)
-    assert "two of these are the same" in str(done.exception)
+    for ratios, word in (("0.5,0.505,0.5", "two of these are the same"), ("0.5,1.5", "between 0 and 1"), ("0.5,0.999", "leaves nothing")):
+        done = CliRunner().invoke(app, [*prune, ratios])
+        assert isinstance(done.exception, Rejected)
+        assert word in str(done.exception)
     assert [run.name for run in folder.iterdir()] == ["door"]
     done = CliRunner().invoke(app, [*prune, "0.5,0.505"])
     assert done.exit_code == 0, done.output
