@@ -46,7 +46,7 @@ def simulate(
     broker: Annotated[
         str | None, typer.Option(help="mqtt://host:port of a broker of your own; the embedded one is good for about 200 cameras.")
     ] = None,
-    size: Annotated[int, typer.Option(min=1000, max=20_000_000, help="Bytes of the model.")] = 400_000,
+    size: Annotated[int, typer.Option(min=1000, max=1_500_000, help="Bytes of the model.")] = 400_000,
     waves: Annotated[str, typer.Option(help="As in `maskfleet-trainer rollout start`.")] = "1,10%,50%,100%",
     soak_s: Annotated[float, typer.Option(min=0)] = 0.5,
     answer_s: Annotated[float, typer.Option(min=1)] = 120,
@@ -72,7 +72,7 @@ def simulate(
         if value not in known:
             raise FleetError(f"--{name} {value}: choose one of {', '.join(known)}")
     faults = Faults(model, loss, link_kib_s and link_kib_s * 1024, crash, clock_off_s, min(duplicates, cameras))  # type: ignore[arg-type]
-    what = Simulation(cameras, broker, size, faults, release, tuple(waves.split(",")), soak_s, answer_s, rate_kib_s * 1024)  # type: ignore[arg-type]
+    what = Simulation(cameras, broker, size, faults, release, tuple(wave.strip() for wave in waves.split(",")), soak_s, answer_s, rate_kib_s * 1024)  # type: ignore[arg-type]
     figures = asyncio.run(run(what, (lambda _: None) if as_json else lambda text: print(text, flush=True)))
     print(json.dumps(figures) if as_json else "\n".join(f"{name:14} {value}" for name, value in figures.items()))
 

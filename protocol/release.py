@@ -17,6 +17,7 @@ MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 SIGNATURE_FILE = "manifest.sig"
 CARD_FILE = "CARD.md"
+MAX_NAME = 64
 MAX_MANIFEST_BYTES = 20_000
 MAX_MODEL_BYTES = 20_000_000
 MAX_GOLDEN_BYTES = 2_000_000
@@ -94,13 +95,20 @@ class Golden(_Part):
         return hashlib.shake_256(self.seed.encode()).digest(math.prod(self.shape))
 
 
+def check_names(*names: str) -> None:
+    """Raises Rejected when a name or version is longer than a manifest takes."""
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise Rejected(Reason.BAD_SETTING, f"{name}: has {len(name)} characters, at most {MAX_NAME}; give another --name or --version")
+
+
 class Manifest(_Part):
     """All that a camera must know about a model before it runs it."""
 
     v: Literal[1] = 1
     kind: Literal["classifier", "detector"]
-    name: str = Field(max_length=64)
-    version: str = Field(max_length=64)
+    name: str = Field(max_length=MAX_NAME)
+    version: str = Field(max_length=MAX_NAME)
     created: AwareDatetime
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the model file."""

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, ValidationError
 from protocol.errors import Reason, Rejected, one_line
 from trainer.journal import Journal
 from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
-from trainer.rollout_state import MAX_CAMERAS, Event, Heard, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
+from trainer.rollout_state import MAX_CAMERAS, Connected, Event, Heard, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
 from trainer.shelf import Shelf, Shipment
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,9 @@ class Book:
     def hear(self, *events: Event) -> None:
         """Something happened that any rollout may care about."""
         for event in events:
-            if isinstance(event, Heard) and (event.camera in self.online or len(self.online) < MAX_CAMERAS):
+            if isinstance(event, Connected):  # what the broker said last may be old
+                self.online = dict.fromkeys(self.online, False)
+            elif isinstance(event, Heard) and (event.camera in self.online or len(self.online) < MAX_CAMERAS):
                 self.online[event.camera] = event.is_online
         for name in self.entries:
             self.do(name, *events)

@@ -6,10 +6,9 @@ share a folder: each run is made by the first that comes to it.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from protocol.errors import Reason, Rejected
 from trainer import job, runs
@@ -95,7 +94,7 @@ def execute(
         here.mkdir(exist_ok=True)
         with alone(here / ".lock"):
             if job.is_complete(here):
-                _check_settings(here, job.configuration(step.job, job.learned_from(step.job, splits), data, folder))
+                runs.check_settings(here, job.configuration(step.job, job.learned_from(step.job, splits), data, folder))
                 continue
             log.info("%d of %d: %s", number, len(steps), step.job.name)
             follow(f"{number}/{len(steps)} {step.job.name}", step.job.recipe.epochs, job.run(step.job, splits, data, folder))
@@ -149,19 +148,3 @@ def _chosen(steps: list[Step], only: tuple[str, ...]) -> tuple[Step, ...]:
         if step.job.name in wanted:
             wanted |= set(step.job.needs)
     return tuple(step for step in steps if step.job.name in wanted)
-
-
-def _check_settings(here: Path, wanted: runs.Config) -> None:
-    held, asked = _settings(runs.load(here)[0]), _settings(wanted)
-    for name, value in asked.items():
-        if held[name] != value:
-            raise Rejected(
-                Reason.BAD_SETTING,
-                f"{here}: was made with other settings ({name} {held[name]}, asked for {value}); ask for the same, give another --runs, or remove it",
-            )
-
-
-def _settings(config: runs.Config) -> dict[str, Any]:
-    """What a run is made with, by names that an option, a folder or a table has."""
-    own = {"data": config.data, "pictures": config.pictures, "architecture": config.architecture_name}
-    return {**asdict(config.recipe), **asdict(config.lineage), **own, **asdict(config.architecture)}

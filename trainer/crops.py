@@ -72,8 +72,10 @@ def mistakes(folder: Path, detect: Detect, most: int, seed: int) -> list[Image]:
 
 
 def write_pictures(images: list[Image], source: str, folder: Path) -> None:
-    """Writes RGB pictures, and an index.csv that says which data set they are of."""
+    """Writes RGB pictures, and an index.csv that says which data set they are of; raises Rejected where other files are."""
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):  # older pictures would be in no index, and so of no data set that can be held out
+        raise Rejected(Reason.BAD_SETTING, f"{folder}: holds files already; name a new folder")
     names = [f"{number:05}.png" for number in range(len(images))]
     for name, image in zip(names, images, strict=True):
         write_whole(folder / name, cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())

@@ -126,7 +126,10 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
 def decode(path: Path) -> NDArray[np.uint8] | None:
     """The BGR picture [H, W, 3] in a file; None when it is none."""
     data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # its header tells of more pixels than OpenCV takes
+        return None
     return None if image is None else image.astype(np.uint8, copy=False)
 
 
@@ -144,12 +147,15 @@ def _read_sources(folder: Path) -> dict[str, str]:
 
 
 def read_index(folder: Path) -> dict[str, dict[str, str]]:
-    """File (relative to `folder`) -> its row in the nearest index.csv, of the folder or of its parent; Rejected when that is no UTF-8."""
+    """File (relative to `folder`) -> its row in the nearest index.csv, of the folder or of its parent; Rejected when that is no table of files."""
     for root, prefix in ((folder, ""), (folder.resolve().parent, f"{folder.resolve().name}/")):
         if (root / "index.csv").is_file():
             try:
-                with (root / "index.csv").open(newline="", encoding="utf-8") as file:
-                    rows = [row for row in csv.DictReader(file) if row.get("file", "").startswith(prefix)]
+                with (root / "index.csv").open(newline="", encoding="utf-8-sig") as file:  # Excel writes a mark of the byte order
+                    table = csv.DictReader(file, restval="")
+                    if "file" not in (table.fieldnames or ()):
+                        raise ValueError("its first line names no column `file`")
+                    rows = [row for row in table if row["file"].startswith(prefix)]
             except (OSError, ValueError, csv.Error) as error:
                 raise Rejected(Reason.BAD_INPUT, f"{root / 'index.csv'}: not a table in UTF-8 ({error})") from None
             return {row["file"].removeprefix(prefix): row for row in rows}

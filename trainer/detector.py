@@ -73,7 +73,7 @@ def fit_detector(
     decay = 1 - 1 / max(2.0, recipe.ema_share * recipe.steps)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1)
+    schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=max(0.1, 2 / recipe.steps))
     parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
     done = _load_state(run, parts)
     places = {side_px: priors(side_px).to(device) for side_px in (SIDE_PX, LARGE_SIDE_PX)}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
 from trainer.folder import write_whole
-from trainer.frames import AnnotatedFrame, Floats, Image, read_frames
+from trainer.frames import AnnotatedFrame, Floats, Image, read_frames, read_picture
 
 SURE = 0.8
 """A face that only the teacher sees counts from this score on."""
@@ -73,9 +73,10 @@ class Teacher:
     """A YuNet-format detector that labels pictures at several sizes."""
 
     def __init__(self, path: Path) -> None:
-        """Raises DeviceError when OpenCV cannot load the file."""
+        """Raises DeviceError when OpenCV cannot load the file, or it is no such detector."""
         try:
             self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), MAYBE, 0.4, 1000)
+            self._net.detect(np.zeros((320, 320, 3), np.uint8))
             self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         except (cv2.error, OSError) as error:
             raise DeviceError(f"{path}: not a face detector that OpenCV can load ({str(error).splitlines()[0][:120]})") from None
@@ -228,16 +229,14 @@ def _stored(cache: Path, digest: str) -> dict[str, Floats]:
 def _read_crops(folder: Path, splits: set[str]) -> Iterator[tuple[str, str, Image]]:
     """File, source and picture of the crops of some splits, each with a border of repeated edge pixels."""
     try:
-        with (folder / "index.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / "index.csv").open(newline="", encoding="utf-8-sig") as file:
             rows = [(row["file"], row["source"]) for row in csv.DictReader(file) if row["split"] in splits]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv in UTF-8 with file, split and source ({error})") from None
     for name, source in rows:
         if source == FRAMES_SOURCE:
             continue
-        image = cv2.imread(str(folder / name))
-        if image is None:
-            raise Rejected(Reason.BAD_INPUT, f"{folder / name}: not a readable picture")
+        image = read_picture(folder / name)
         pad = int(image.shape[0] * CROP_PAD)
         yield name, source, cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
 

@@ -38,8 +38,9 @@ GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
 def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifest:
     """Writes a run as a release folder and returns its manifest; the same run gives the same bytes.
 
-    Raises Rejected when the run is not finished or its model is too large, DeviceError when OpenCV does not give torch's answers.
+    Raises Rejected when the run is not finished, its model is too large or a name too long, DeviceError when OpenCV does not give torch's answers.
     """
+    release.check_names(name, version)
     trained = load_run(run)
     try:
         results = json.loads((run / RESULTS_FILE).read_bytes())

@@ -75,7 +75,8 @@ def export(config: Config, network: MaskNet, results: Results, version: str, fol
 
 
 def describe(config: Config, network: MaskNet, results: Results, version: str, model: bytes, answers: Golden) -> Manifest:
-    """The manifest of a run's model."""
+    """The manifest of a run's model; raises Rejected when a name is too long for one."""
+    release.check_names(config.name, version)
     cost = measure.cost(network)
     architecture = config.architecture
     return Manifest(

@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
+from trainer.data import decode
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -46,11 +46,15 @@ def read_frames(folder: Path) -> list[AnnotatedFrame]:
         raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({type(error).__name__})") from None
     if not files:
         raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: names no picture")
-    return [AnnotatedFrame(file, _read(folder / file), boxes[number], tuple(label for _, label in marks[number])) for file, number in files]
+    return [AnnotatedFrame(file, read_picture(folder / file), boxes[number], tuple(label for _, label in marks[number])) for file, number in files]
 
 
-def _read(path: Path) -> Image:
-    image = cv2.imread(str(path))
+def read_picture(path: Path) -> Image:
+    """The BGR picture [H, W, 3] in a file; raises Rejected when it is none."""
+    try:
+        image = decode(path)
+    except OSError:
+        image = None
     if image is None:
         raise Rejected(Reason.BAD_INPUT, f"{path}: not a readable picture")
-    return image.astype(np.uint8, copy=False)
+    return image

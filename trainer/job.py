@@ -62,14 +62,16 @@ def is_complete(folder: Path) -> bool:
 def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     """Makes the network in `folder`/NAME, epoch by epoch; afterwards the folder is complete.
 
-    Raises Rejected when a teacher or start is missing, or when the start cannot be pruned to this architecture; what was in the folder
-    is still there then.
+    Raises Rejected when a teacher or start is missing, when the start cannot be pruned so far, or when the folder holds a finished run with
+    other settings; what was in the folder is still there then.
     """
     here = folder / job.name
     all_pictures = learned_from(job, splits)
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     config = configuration(job, all_pictures, data, folder)
+    if is_complete(here):
+        runs.check_settings(here, config)
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
     torch.manual_seed(job.recipe.seed)
     network = backbone.fresh(config.architecture)

@@ -62,7 +62,7 @@ def distil(
     data: Data,
     teacher: Annotated[str, typer.Option(help="A finished run in --runs to learn from.")],
     start: Annotated[str, typer.Option(help="A finished run in --runs to prune the student from, instead of starting at random.")] = "",
-    ratio: Annotated[float, typer.Option(help="Share of the start's channels to cut; 0.75 of teacher has the shape of small.")] = 0.75,
+    ratio: Annotated[float, typer.Option(help="With --start: share of its channels to cut; 0.75 of teacher has the shape of small.")] = 0.75,
     features: Annotated[bool, typer.Option(help="Teach the teacher's features beside its answers.")] = True,
     name: str = "",
     epochs: Epochs = 60,
@@ -70,9 +70,15 @@ def distil(
     runs: Runs = Path("runs"),
 ) -> None:
     """Trains a student on a teacher's softened answers and features beside the labels."""
-    from trainer.runs import Lineage
+    from trainer.models import ARCHITECTURES
+    from trainer.prune import pruned
+    from trainer.runs import Lineage, load_student
     from trainer.train import Recipe
 
+    if start:
+        shape = pruned(load_student(runs / start)[0].architecture, ratio)
+        if shape != ARCHITECTURES.get(student):
+            raise Rejected(Reason.BAD_SETTING, f"{start} without {ratio:g} of its channels has not the shape of {student!r}: {shape}")
     lineage = Lineage(teacher=teacher, start=start, ratio=ratio if start else 0.0, features=features)
     _make(name or f"{student}-from-{teacher}", student, Recipe(epochs=epochs, seed=seed), lineage, data, runs)
 
@@ -193,6 +199,8 @@ def compress(
     from trainer.data import read_no_faces
 
     torch.set_num_threads(1)
+    if yunet and not frames:
+        raise Rejected(Reason.BAD_SETTING, f"--yunet {yunet}: cuts faces out of --frames, which are not given")
     options = plans.Options(
         epochs,
         door_epochs,
@@ -203,11 +211,14 @@ def compress(
         only=_words(only),
     )
     pictures = splits.read(data)
+    unreadable = [data / file for file in pictures.unreadable]
     if no_faces is not None:
-        pictures = replace(pictures, no_faces=read_no_faces(no_faces))
-    if pictures.unreadable and not skip_unreadable:
-        more = f" and {len(pictures.unreadable) - 1} more" if len(pictures.unreadable) > 1 else ""
-        raise Rejected(Reason.BAD_INPUT, f"{data / pictures.unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
+        no_face = read_no_faces(no_faces)
+        pictures = replace(pictures, no_faces=no_face)
+        unreadable += [no_faces / file for file in no_face.unreadable]
+    if unreadable and not skip_unreadable:
+        more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        raise Rejected(Reason.BAD_INPUT, f"{unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
     steps = plans.plan(options, pictures.counts)
     found = study.cuts(frames, yunet) if frames else {}  # what is wrong with them is said before hours of training
     plans.execute(steps, pictures, data, runs, follow)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import thop
 import torch
@@ -64,7 +65,8 @@ def state_bytes(network: Network) -> int:
 
 
 def latencies(runs: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, Latency]:
-    """Latency of each call; they take turns, so that a busy moment of the machine meets all of them."""
+    """Latency of each call on one thread; they take turns, so that a busy moment of the machine meets all of them."""
+    cv2.setNumThreads(1)  # the other runtimes are told where they are made
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(WARM_UP + repeats):
         for name, run in runs.items():

@@ -192,7 +192,7 @@ def _end_wave(state: Rollout, at_s: float) -> Rollout:
     rules, is_last = state.plan.rules, state.wave == len(state.plan.rules.waves)
     wave = _wave(state)
     answered = [own for own in wave if own.fate is not Fate.UPDATING]
-    if not wave and state.wave == 1:
+    if not wave and state.wave == 1 and not _is_spent(state):
         return state  # nobody is there yet
     if len(answered) < ceil(rules.quorum * len(wave)) or (wave and not answered) or (is_last and _fates(state)[Fate.UPDATING]):
         return state
@@ -235,6 +235,11 @@ def _enter(state: Rollout, phase: Phase, at_s: float, reason: str = "") -> Rollo
 
 def _wave(state: Rollout) -> list[Camera]:
     return [own for own in state.cameras.values() if own.wave == state.wave and not own.is_excused]
+
+
+def _is_spent(state: Rollout) -> bool:
+    """Whether all cameras have failed and are excused: there is nobody left to wait for."""
+    return bool(state.cameras) and all(own.is_excused for own in state.cameras.values())
 
 
 def _has_just_left(state: Rollout, some: list[Camera], at_s: float) -> bool:

@@ -71,9 +71,11 @@ def start(
     base: Base = "maskfleet",
     state_dir: StateDir = STATE_DIR,
     trust: Trust = None,
-    site: Annotated[list[str] | None, typer.Option(help="Only cameras of this site; may be repeated.")] = None,
-    camera: Annotated[list[str] | None, typer.Option(help="Only these cameras: site/camera, either with * and ?; may be repeated.")] = None,
-    cameras: Annotated[Path | None, typer.Option(help="Only those in this file: one in a line, as with --camera; # begins a comment.")] = None,
+    site: Annotated[list[str] | None, typer.Option(help="All cameras of this site, beside those of --camera; may be repeated.")] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="These cameras: site/camera, or camera at any site, with * and ?; may be repeated.")
+    ] = None,
+    cameras: Annotated[Path | None, typer.Option(help="Those in this file, too: one in a line, as with --camera; # begins a comment.")] = None,
     waves: Annotated[str, typer.Option(help="How many cameras each wave reaches, with those before it.")] = "1,10%,50%,100%",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="A wave is good when this share of its answers is.")] = 0.9,
     soak_s: Annotated[float, typer.Option(min=0, help="A wave is watched so long before the next.")] = 300,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -102,16 +103,34 @@ def load(folder: Path) -> tuple[Config, Network]:
     """The finished run in a folder, its network ready to predict; raises Rejected when there is none."""
     if not (folder / RESULTS_FILE).is_file():
         raise Rejected(Reason.BAD_INPUT, f"{folder}: not a finished run (no {RESULTS_FILE})")
+    if missing := [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]:
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: not a finished run (no {missing[0]})")
     try:
         config = load_config(folder)
         network = blank(config.architecture)
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except FileNotFoundError as error:
-        raise Rejected(Reason.BAD_INPUT, f"{folder}: not a finished run (no {Path(error.filename or '').name})") from None
-    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: not a run of this version ({str(error).splitlines()[0]})") from None
     network.eval()
     return config, network
+
+
+def check_settings(folder: Path, wanted: Config) -> None:
+    """Raises Rejected when the finished run in a folder was made with other settings: what it holds may be dear."""
+    held, asked = _settings(load(folder)[0]), _settings(wanted)
+    for name, value in asked.items():
+        if held[name] != value:
+            raise Rejected(
+                Reason.BAD_SETTING,
+                f"{folder}: was made with other settings ({name} {held[name]}, asked for {value});"
+                " ask for the same, give another name or --runs, or remove it",
+            )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What a run is made with, by names that an option, a folder or a table has."""
+    own = {"data": config.data, "pictures": config.pictures, "architecture": config.architecture_name}
+    return {**asdict(config.recipe), **asdict(config.lineage), **own, **asdict(config.architecture)}
 
 
 def load_student(folder: Path) -> tuple[Config, MaskNet]:

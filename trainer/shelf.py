@@ -97,6 +97,11 @@ class Shelf:
             return False
         return True
 
+    def highest_counter(self) -> int:
+        """Of all releases that are there, and whole; 0 without one."""
+        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+        return max((self.read(name).manifest.counter for name in names if self.holds(name)), default=0)
+
     def get(self, name: str) -> Shipment:
         """A release that is to be shipped from now on; raises Rejected when it is not there, or may not be shipped any more."""
         shipment = self.read(name)
@@ -142,6 +147,6 @@ def put_again(shelf: Shelf, folder: Path, key: Path, statements: tuple[Statement
         copy.mkdir()
         (copy / MANIFEST_FILE).write_bytes(manifest.encode())
         shutil.copyfile(model, copy / MODEL_FILE)
-        counter = max(int(time.time()), manifest.counter + 1)
+        counter = max(int(time.time()), manifest.counter + 1, shelf.highest_counter() + 1)
         sign(copy, signer, counter, None, manifest.minimum_agent, manifest.chunk_bytes, statements)
         return shelf.put(copy)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from protocol.errors import Reason, Rejected
 from trainer import evaluate, job, measure, results, runs
 from trainer.crops import Cut
 from trainer.folder import write_whole
@@ -183,9 +184,9 @@ def eight_bits(finished: tuple[Run, ...]) -> list[dict[str, Any]]:
 
 
 def score_crops(finished: tuple[Run, ...], cuts: dict[str, Cut]) -> None:
-    """Writes into each run's folder what it makes of faces as detectors cut them, where that is not written yet."""
+    """Writes into each run's folder what it makes of faces as detectors cut them; nothing without such faces."""
     for run in finished:
-        if run.held_out or set(cuts) <= set(_crops(run)):
+        if run.held_out or not cuts:
             continue
         found = {}
         for name, cut in cuts.items():
@@ -200,8 +201,11 @@ def score_crops(finished: tuple[Run, ...], cuts: dict[str, Cut]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON document; empty when there is none."""
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    """A JSON document; empty when there is none; raises Rejected when it is damaged."""
+    try:
+        return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{path}: damaged ({type(error).__name__}); remove it") from None
 
 
 def _crops(run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from trainer_faces import write_splits
 
+from protocol.errors import Rejected
 from trainer import export, job, quantise, results, runs, splits
 from trainer.folder import read_release
 from trainer.models import ARCHITECTURES, REFERENCES, Architecture, MaskNet, normalise, prepare
@@ -76,6 +77,8 @@ def test_a_release_of_96_pixels_can_be_evaluated_and_measured(tmp_path: Path) ->
     data = write_splits(tmp_path / "data", n=8)
     list(job.run(job.Job("tiny", "door-small-96", Recipe(epochs=1, batch=8)), splits.read(data), data, tmp_path))
     config, network = runs.load(tmp_path / "tiny")
+    with pytest.raises(Rejected, match="at most 64"):
+        export.export(config, network, results.load(tmp_path / "tiny"), "1" * 65, tmp_path / "release")
     export.export(config, network, results.load(tmp_path / "tiny"), "1", tmp_path / "release")
     manifest, _ = read_release(tmp_path / "release", "classifier")
     assert (manifest.input.width_px, manifest.input.height_px, manifest.golden.shape) == (96, 96, (2, 96, 96, 3))

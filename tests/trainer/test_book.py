@@ -14,7 +14,7 @@ from protocol.signature import Statement, TrustedKeys, public_text, trusted_keys
 from trainer import keys
 from trainer.book import Book, Entry, StartArgs
 from trainer.journal import Journal
-from trainer.rollout_state import Abort, Heard, Rollout, Start, Tick, Told
+from trainer.rollout_state import Abort, Connected, Heard, Rollout, Start, Tick, Told
 from trainer.shelf import Shelf
 
 KEY = Ed25519PrivateKey.generate()
@@ -172,6 +172,14 @@ def test_two_rollouts_that_want_one_camera_do_not_wait_for_each_other(tmp_path: 
     assert said[:8] == [first] * 4 + ["other"] * 4
     assert sorted(said[8:]) == [first, "other"], "both take it back"
     assert [entry.state.phase for entry in own.entries.values()] == ["paused", "paused"]
+
+
+def test_who_has_not_been_heard_since_the_connection_is_not_asked_first(tmp_path: Path, classifier_release: Path) -> None:
+    own = book(tmp_path)
+    own.hear(Heard(1000.0, "hall/dead"), Connected(1001.0), Heard(1002.0, "hall/alive"))
+    rollout = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    own.hear(Tick(1003.0))
+    assert {name: camera.asked for name, camera in own.entries[rollout].state.cameras.items()} == {"hall/dead": "nothing", "hall/alive": "run"}
 
 
 def test_invented_cameras_are_heard_up_to_a_number_and_known_ones_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

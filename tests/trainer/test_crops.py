@@ -82,6 +82,8 @@ def test_a_mistake_is_what_is_found_where_no_face_is_noted(tmp_path: Path) -> No
     read = read_no_faces(tmp_path / "out")
     assert (read.sources, read.classes_N.tolist()) == (("web",), [NO_FACE])
     assert np.array_equal(read.images_NHWC[0], made[0])
+    with pytest.raises(Rejected, match="holds files already"):
+        crops.write_pictures(made, "web", tmp_path / "out")
 
 
 def test_of_many_mistakes_some_are_drawn_and_none_are_refused(tmp_path: Path) -> None:

@@ -34,14 +34,33 @@ def test_an_index_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
         read_folder(tmp_path / "test")
 
 
+def test_an_index_as_a_spreadsheet_writes_it_is_read(tmp_path: Path) -> None:
+    """With a mark of the byte order before its first column, and short rows."""
+    write_faces(tmp_path / "test", 2)
+    (tmp_path / "index.csv").write_text("file,label,source\ntest/with_mask/000.png,with_mask,here\ntest/with_mask/001.png\n\n", encoding="utf-8-sig")
+    assert read_folder(tmp_path / "test").sources[:2] == ("here", "unknown")
+
+
+@pytest.mark.parametrize("text", ["", "file;source\na.png;here\n", "name,source\na.png,here\n"])
+def test_an_index_that_names_no_files_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    write_faces(tmp_path / "test", 1)
+    (tmp_path / "index.csv").write_text(text)
+    with pytest.raises(Rejected, match=r"index\.csv: not a table.*names no column `file`"):
+        read_folder(tmp_path / "test")
+
+
 def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path) -> None:
     folder = write_faces(tmp_path / "faces", 2)
     (folder / "with_mask" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0nothing")
     (folder / "with_mask" / "empty.png").touch()
+    huge = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    at = huge.index(b"\xff\xc0") + 5
+    huge[at : at + 4] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500, more than OpenCV takes
+    (folder / "with_mask" / "huge.jpg").write_bytes(huge)
     (folder / "with_mask" / "notes.txt").write_text("no picture")
     pictures = read_folder(folder)
     assert len(pictures) == 4
-    assert set(pictures.unreadable) == {"with_mask/broken.jpg", "with_mask/empty.png"}
+    assert set(pictures.unreadable) == {"with_mask/broken.jpg", "with_mask/empty.png", "with_mask/huge.jpg"}
 
 
 def test_other_sizes_are_resized(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ def test_a_teacher_that_cannot_be_loaded_is_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_a_teacher_of_another_kind_is_one_line(classifier_release):
+    with pytest.raises(DeviceError, match="not a face detector") as caught:
+        Teacher(classifier_release / "model.onnx")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("category", ["hat", "no face", ""])
 def test_a_category_that_is_not_known_is_refused_before_anything_is_labelled(tmp_path, category):
     write_frames(tmp_path / "frames_train", [TO_TRAIN_ON], category)

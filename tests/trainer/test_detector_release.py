@@ -75,6 +75,13 @@ def test_two_exports_of_a_run_are_the_same_bytes(finished, tmp_path):
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
 
 
+@pytest.mark.parametrize(("name", "version"), [("f" * 65, "1"), ("face", "1" * 65)])
+def test_a_name_that_a_manifest_cannot_hold_is_one_line(finished, tmp_path, name, version):
+    with pytest.raises(Rejected, match="at most 64"):
+        detector_release.export_detector(finished, name, version, tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
 def test_a_model_that_is_too_large_is_not_released(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(detector_release, "MAX_BYTES", 1000)
     with pytest.raises(Rejected) as caught:

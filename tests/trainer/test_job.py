@@ -63,21 +63,40 @@ def test_what_is_refused_leaves_the_finished_run_as_it_was(folder: Path, data: P
     assert files(folder / "door") == before
 
 
-def test_a_teacher_whose_weights_are_not_installed_leaves_the_finished_run_as_it_was(
+@pytest.mark.parametrize(
+    "other", [replace(PLAIN, recipe=replace(RECIPE, seed=1)), replace(PLAIN, architecture="door"), replace(PLAIN, lineage=Lineage(teacher="door"))]
+)
+def test_a_finished_run_is_made_again_with_the_same_settings_only(folder: Path, data: Path, pictures: splits.Splits, other: Job) -> None:
+    before = files(folder / "door")
+    with pytest.raises(Rejected, match="was made with other settings"):
+        list(job.run(other, pictures, data, folder))
+    assert files(folder / "door") == before
+    list(job.run(PLAIN, pictures, data, folder))
+    assert files(folder / "door")["weights.safetensors"] == before["weights.safetensors"]
+
+
+def test_a_student_is_pruned_from_a_start_of_its_own_shape_only(folder: Path, data: Path) -> None:
+    distil = ["distil", "small", str(data), "--teacher", "door", "--start", "door", "--runs", str(folder)]
+    done = CliRunner().invoke(app, distil)
+    assert isinstance(done.exception, Rejected)
+    assert "has not the shape of 'small'" in str(done.exception)
+    assert [run.name for run in folder.iterdir()] == ["door"]
+
+
+def test_a_teacher_whose_weights_are_not_installed_leaves_no_run(
     folder: Path, data: Path, pictures: splits.Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = files(folder / "door")
     monkeypatch.setattr(backbone, "PACKAGE", "no_such_package")
     with pytest.raises(DeviceError, match="pip install"):
-        list(job.run(replace(PLAIN, architecture="lite0"), pictures, data, folder))
-    assert files(folder / "door") == before
+        list(job.run(replace(PLAIN, name="lite0", architecture="lite0"), pictures, data, folder))
+    assert [run.name for run in folder.iterdir()] == ["door"]
 
 
 @pytest.mark.parametrize("lineage", [Lineage(teacher="door"), Lineage(start="door", ratio=0.5)])
 def test_a_run_that_is_made_again_and_interrupted_teaches_and_starts_nothing(
     folder: Path, data: Path, pictures: splits.Splits, lineage: Lineage
 ) -> None:
-    again = job.run(replace(PLAIN, recipe=replace(RECIPE, epochs=2)), pictures, data, folder)
+    again = job.run(PLAIN, pictures, data, folder)
     next(again)
     again.close()
     with pytest.raises(Rejected, match=r"door: not a finished run \(no results\.json\)"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -78,20 +79,28 @@ def test_nothing_finished_is_refused(tmp_path: Path) -> None:
         report.write(tmp_path, None)
 
 
-def test_crops_are_scored_once(folder: Path, data: Path) -> None:
+def test_crops_are_scored_as_they_are_given(folder: Path, data: Path) -> None:
     cut = Cut(read_folder(data / "test"), {"with_mask": 9, "without_mask": 8})
     finished = tables.collect(folder)
     tables.score_crops(finished, {"yunet": cut})
     path = finished[0].folder / tables.CROPS_FILE
     found = json.loads(path.read_text())
     assert found["yunet"]["annotated"] == {"with_mask": 9, "without_mask": 8}
-    before = path.stat().st_mtime_ns
-    tables.score_crops(finished, {"yunet": cut})
-    assert path.stat().st_mtime_ns == before
+    tables.score_crops(finished, {"yunet": replace(cut, annotated={"with_mask": 99, "without_mask": 8})})
+    assert json.loads(path.read_text())["yunet"]["annotated"]["with_mask"] == 99, "of other frames"
+    tables.score_crops(finished, {})
+    assert json.loads(path.read_text())["yunet"]["annotated"]["with_mask"] == 99, "without frames nothing changes"
     row = tables.models(finished, {})[0]
     assert 0 <= row["crops_yunet"] <= 1
     assert row["crops_haar"] is None
     path.unlink()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_a_damaged_document_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "latency.json").write_text(text)
+    with pytest.raises(Rejected, match=r"latency\.json: damaged"):
+        tables.read_json(tmp_path / "latency.json")
 
 
 def test_a_mistakes_picture_that_is_gone_is_left_out(folder: Path, tmp_path: Path) -> None:

@@ -172,6 +172,31 @@ def test_resume_tries_failures_again_and_lets_refusals_pass() -> None:
     assert fleet.state.cameras[other].attempt == 2
 
 
+def test_a_rollout_that_nobody_is_left_for_ends() -> None:
+    fleet = Driver(1)
+    fleet(Start)
+    [only] = fleet.of(Fate.UPDATING)
+    fleet.answer(only, U.ROLLED_BACK)
+    fleet(Resume)
+    fleet.now_s += 1e6
+    fleet(Tick)
+    assert fleet.state.phase is Phase.DONE
+    assert not fleet.of(Fate.COMMITTED)
+
+
+def test_a_rollout_whose_first_camera_is_excused_waits_for_the_others() -> None:
+    fleet = Driver(2)
+    fleet(Start)
+    [first] = fleet.of(Fate.UPDATING)
+    [other] = set(fleet.state.cameras) - {first}
+    fleet(Heard, camera=other, is_online=False)
+    fleet.answer(first, U.ROLLED_BACK)
+    fleet(Resume)
+    fleet.now_s += 1e6
+    fleet(Tick)
+    assert (fleet.state.phase, fleet.state.wave) == (Phase.RUNNING, 1)
+
+
 def test_abort_recalls_all_who_have_not_committed() -> None:
     fleet = Driver(20)
     fleet(Start)

@@ -51,3 +51,12 @@ def test_what_is_signed_again_keeps_the_statements_of_the_same_key_until_others_
     assert put_again(shelf, folder, files[1], ()).signature.statements == (stated,)
     assert put_again(shelf, folder, files[1], (longer,)).signature.statements == (longer,)
     assert put_again(shelf, folder, files[0], ()).signature.statements == ()
+
+
+def test_what_is_signed_again_has_a_counter_above_all_that_are_there(tmp_path: Path, classifier_release: Path) -> None:
+    """Also when the bad one was signed with milliseconds, or this clock is behind."""
+    shelf, (key, _) = Shelf(tmp_path / "shelf", {}), keys.new(tmp_path / "owner")
+    bad, old = (shutil.copytree(classifier_release, tmp_path / name) for name in ("bad", "old"))
+    keys.sign(bad, keys.read_private(key), 9_000_000_000_000, None, "0", 32 * 1024)
+    shelf.put(bad)
+    assert put_again(shelf, old, key, ()).manifest.counter == 9_000_000_000_001

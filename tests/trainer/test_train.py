@@ -180,7 +180,9 @@ def test_measure_gives_counts_latencies_and_memory(release: Path) -> None:
 
 def test_latencies_take_turns() -> None:
     turns: list[str] = []
+    cv2.setNumThreads(2)
     measure.latencies({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")})
+    assert cv2.getNumThreads() == 1
     assert turns == ["a", "b"] * (measure.WARM_UP + measure.REPEATS)
 
 
