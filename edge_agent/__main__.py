@@ -100,7 +100,7 @@ def bench(file: File = None, camera: Uri = None, frames: Annotated[int, typer.Op
 
 @app.command()
 def doctor(file: File = None, camera: Uri = None, as_json: Json = False) -> None:
-    """Looks whether everything is there: libraries, models, camera, broker, disk, clock."""
+    """Looks whether everything is there: libraries, models, camera, broker, disk, port, clock."""
     from edge_agent.doctor import examine
 
     settings = _settings(file, camera)

@@ -1,19 +1,22 @@
 """`doctor`: is everything there that a camera needs? One line each, and what to do where it is not."""
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 
 from edge_agent.gstreamer import missing_elements
 from edge_agent.load import load_classifier, load_detector
 from edge_agent.outbox import Outbox
+from edge_agent.prometheus import LOOPBACK, Exporter
 from edge_agent.runtime import VERSION as ONNXRUNTIME_VERSION
 from edge_agent.settings import Settings
 from edge_agent.sources import CameraUri, open_source
-from protocol.errors import DeviceError, FleetError
+from protocol.errors import DeviceError, FleetError, in_one_line
 from protocol.link import Link
 
 CONNECT_S = 5.0
@@ -41,6 +44,7 @@ def examine(settings: Settings) -> list[Finding]:
         "gstreamer": lambda: _gstreamer(settings),
         "broker": lambda: asyncio.run(_broker(settings)),
         "disk": lambda: _disk(settings),
+        "prometheus": lambda: asyncio.run(_prometheus(settings)),
         "clock": _clock,
     }
     findings = []
@@ -110,11 +114,21 @@ async def _broker(settings: Settings) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    path = settings.state_dir / "doctor.sqlite"
-    Outbox(path).close()
-    for leftover in path.parent.glob("doctor.*"):
-        leftover.unlink()
-    return f"{path.parent}: can be written"
+    try:
+        settings.state_dir.mkdir(parents=True, exist_ok=True)
+        # In a folder of its own: what lies beside it may be the outbox of a camera, whatever that is called.
+        with tempfile.TemporaryDirectory(prefix="doctor-", dir=settings.state_dir) as probe:
+            Outbox(Path(probe) / "outbox.sqlite").close()
+    except OSError as error:
+        raise DeviceError(in_one_line(error)) from None
+    return f"{settings.state_dir}: can be written"
+
+
+async def _prometheus(settings: Settings) -> str:
+    if settings.prometheus_port is None:
+        return "off: no prometheus_port"
+    async with Exporter(settings.address, settings.prometheus_port):
+        return f"{LOOPBACK}:{settings.prometheus_port}: can be served"
 
 
 def _clock() -> str:
