@@ -18,6 +18,8 @@ THERMAL = Path("sys/class/thermal")
 JETSON_MODE, JETSON_MODES = Path("var/lib/nvpmodel/status"), Path("etc/nvpmodel.conf")
 ACPI_MODE = Path("sys/firmware/acpi/platform_profile")
 ROOT = Path("/")
+NO_SENSOR = "PMIC-Die"
+"""A Jetson's zone of this type always says 100 degrees."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -71,9 +73,11 @@ class Vitals:
 def temperature_c(root: Path = ROOT) -> float | None:
     """Of the hottest thermal zone; None where there is none."""
     degrees = []
-    for zone in (root / THERMAL).glob("thermal_zone*/temp"):
+    for zone in (root / THERMAL).glob("thermal_zone*"):
+        if _text(zone / "type").strip() == NO_SENSOR:
+            continue
         with contextlib.suppress(OSError, ValueError):
-            degrees.append(int(zone.read_text()) / 1000)
+            degrees.append(int((zone / "temp").read_text()) / 1000)
     return max(degrees, default=None)
 
 

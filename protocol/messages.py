@@ -151,7 +151,7 @@ class Telemetry(Message):
     faces: float
     """Mean number of faces in a frame."""
     temperature_c: float | None
-    """Of the hottest thermal zone; None where the machine tells none."""
+    """Of the hottest thermal zone, not counting a Jetson's `PMIC-Die`, which always says 100; None where the machine tells none."""
     power_mode: Text | None = None
     """Of a Jetson or of ACPI, such as `MAXN`; None where the machine has none."""
     memory_mb: float

@@ -135,6 +135,15 @@ def test_the_hottest_zone_counts(tmp_path: Path) -> None:
     assert temperature_c(tmp_path) == 63.25
 
 
+def test_a_zone_that_is_no_sensor_does_not_count(tmp_path: Path) -> None:
+    for kind, text in {"PMIC-Die": "100000\n", "CPU-therm": "41500\n"}.items():
+        zone = tmp_path / "sys/class/thermal" / f"thermal_zone_{kind}"
+        zone.mkdir(parents=True)
+        (zone / "type").write_text(f"{kind}\n")
+        (zone / "temp").write_text(text)
+    assert temperature_c(tmp_path) == 41.5
+
+
 def test_the_power_mode_of_a_jetson_has_its_name(tmp_path: Path) -> None:
     assert power_mode(tmp_path) is None
     for name, text in {
