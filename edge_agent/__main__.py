@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.settings import FILE_VARIABLE, Settings, read_settings
-from protocol.errors import FleetError, Rejected, in_one_line
+from protocol.errors import FleetError, Rejected, in_one_line, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="One mask camera.")
 
@@ -76,7 +76,7 @@ def infer(
                 results.append(result)
                 continue
             faces = ", ".join(f"{face['label']} ({face['p_no_mask']:.2f})" for face in result["faces"])
-            print(f"{result['file']} {result['frame']}: {faces or 'no face'}")
+            print(printable(f"{result['file']} {result['frame']}: {faces or 'no face'}"))
     if as_json:
         print(json.dumps({"results": results}))
     if failures:

@@ -16,7 +16,7 @@ from edge_agent.buffers import Buffers
 from edge_agent.demo_scene import FPS, HEIGHT, WIDTH, DemoScene
 from edge_agent.gstreamer import GStreamerSource
 from edge_agent.scene import Image
-from protocol.errors import DeviceError, Reason, Rejected
+from protocol.errors import DeviceError, Reason, Rejected, printable
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
@@ -65,7 +65,7 @@ class CameraUri:
             raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
         if options.get("pace", "real") not in ("real", "max"):
             raise Rejected(Reason.BAD_SETTING, f"camera option pace={options['pace']!r}: expected real or max")
-        return cls(parts.scheme, place, options, _redacted(uri))
+        return cls(parts.scheme, place, options, printable(_redacted(uri)))
 
     @property
     def is_recorded(self) -> bool:
@@ -224,7 +224,15 @@ def open_video(path: Path, loops: bool = False) -> VideoSource:
     """A video file; raises Rejected when there is none, DeviceError when it cannot be decoded."""
     if not path.is_file():
         raise Rejected(Reason.BAD_SETTING, f"{path}: no such file")
-    return VideoSource(str(path), cv2.CAP_FFMPEG, [], is_recorded=True, loops=loops)
+    # Absolute: FFmpeg takes what stands before a colon for a protocol.
+    return VideoSource(_for_opencv(str(path.absolute()), str(path)), cv2.CAP_FFMPEG, [], is_recorded=True, loops=loops)
+
+
+def _for_opencv(place: str, shown: str) -> str:
+    """The place; raises Rejected for one that OpenCV would crash on."""
+    if printable(place) != place:
+        raise Rejected(Reason.BAD_INPUT, f"{shown}: the name must be UTF-8")
+    return place
 
 
 def _open_csi(uri: CameraUri, pipeline: str) -> Source:
@@ -249,12 +257,12 @@ def _open_usb(uri: CameraUri) -> Source:
     params += [cv2.CAP_PROP_FPS, uri.whole("fps", 30), cv2.CAP_PROP_BUFFERSIZE, 1]
     if not os.path.exists(uri.place):
         raise DeviceError(f"{uri.place} does not exist; is the camera plugged in?")
-    return VideoSource(uri.place, cv2.CAP_V4L2, params, is_recorded=False)
+    return VideoSource(_for_opencv(uri.place, uri.text), cv2.CAP_V4L2, params, is_recorded=False)
 
 
 def _open_rtsp(uri: CameraUri) -> Source:
     params = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
-    return VideoSource(uri.place, cv2.CAP_FFMPEG, params, is_recorded=False)
+    return VideoSource(_for_opencv(uri.place, uri.text), cv2.CAP_FFMPEG, params, is_recorded=False)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,16 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 
+def printable(text: str) -> str:
+    """The text with `?` for the bytes of a file's name that are no UTF-8: such a text can neither be printed nor sent."""
+    return text.encode(errors="replace").decode()
+
+
 class FleetError(Exception):
     """Anything that MaskFleet itself raises; its text is one line for a person."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
 
 
 class LinkError(FleetError):
@@ -54,7 +62,7 @@ class Rejected(FleetError):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = str(self)
 
 
 def in_one_line(error: FleetError | OSError) -> str:

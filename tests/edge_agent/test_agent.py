@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sqlite3
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from live import listening, running
 
@@ -95,6 +98,16 @@ async def test_a_camera_that_is_not_there_is_said_over_mqtt(mosquitto, tmp_path:
         await ear.until(lambda ear: any(health.capture in ("restarting", "failed") and "plugged in" in health.reason for health in ear.of(Health)))
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
+async def test_a_folder_whose_name_is_no_text_is_a_camera(mosquitto, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"dir-\xff")
+    folder.mkdir()
+    (folder / "a.png").write_bytes(cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes())
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, uri=f"images:{folder}") as process:
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+        await ear.until(lambda ear: ear.of(Birth))
+    assert ear.of(Birth)[0].camera_asked == f"images:{tmp_path}/dir-?"
 
 
 @pytest.mark.parametrize("detector", ["shipped", "yunet"])

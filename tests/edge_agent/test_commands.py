@@ -83,6 +83,22 @@ def test_infer_reads_the_frames_of_a_video(tmp_path: Path) -> None:
     assert [result["frame"] for result in json.loads(done.stdout)["results"]] == [0, 1, 2]
 
 
+def test_infer_takes_names_that_are_no_text(folder: Path) -> None:
+    """OpenCV crashes on such a name of a video, and Python on printing one."""
+    name = os.fsdecode(b"\xff")
+    shutil.copy(folder / "bare.jpg", folder / f"{name}.jpg")
+    (folder / f"{name}.mp4").write_text("no video")
+    (folder / f"{name}.png").write_text("no picture")
+    done = agent("infer", folder)
+    assert done.returncode == 1
+    looked_at = [line.partition(" ")[0] for line in done.stdout.splitlines()]
+    assert looked_at == [f"{folder}/{file}" for file in ("bare.jpg", "masked.png", "nobody.jpg", "?.jpg")]
+    assert done.stderr.splitlines() == [
+        f"error: {folder}/?.mp4: the name must be UTF-8",
+        f"error: {folder}/?.png: not a readable picture",
+    ]
+
+
 def test_infer_for_people(folder: Path) -> None:
     done = agent("infer", folder / "bare.jpg", folder / "nobody.jpg")
     assert "bare.jpg 0: without_mask (" in done.stdout

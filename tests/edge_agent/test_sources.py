@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -120,6 +121,31 @@ def test_passwords_are_not_shown_wherever_a_camera_wants_them(uri: str, shown: s
 
 def test_a_files_name_may_hold_a_hash() -> None:
     assert CameraUri.parse("file:/v/clip#2.mp4?loop=1").place == "/v/clip#2.mp4"
+
+
+def test_a_name_that_is_no_text_is_shown_with_question_marks(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"dir-\xff")
+    folder.mkdir()
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "a.png").rename(folder / "a.png")
+    uri = CameraUri.parse(f"images:{folder}")
+    assert (uri.place, uri.text) == (str(folder), f"images:{tmp_path}/dir-?")
+    assert read_all(f"images:{folder}") == 1
+
+
+@pytest.mark.parametrize("uri", ["file:FOLDER/NAME.mp4", "v4l2:FOLDER/NAME.mp4", "rtsp://user:secret@127.0.0.1:9/NAME"])
+def test_a_name_that_opencv_cannot_take_is_rejected(tmp_path: Path, uri: str) -> None:
+    name = os.fsdecode(b"\xff")
+    (tmp_path / f"{name}.mp4").touch()
+    with pytest.raises(Rejected, match="the name must be UTF-8") as caught:
+        open_source(CameraUri.parse(uri.replace("FOLDER", str(tmp_path)).replace("NAME", name)))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_videos_name_may_hold_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_video(tmp_path / "a.mp4").rename(tmp_path / "2024-05-01T12:30:05.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert read_all("file:2024-05-01T12:30:05.mp4") == 10
 
 
 def test_a_picture_that_claims_to_be_huge_is_none(tmp_path: Path) -> None:
