@@ -32,8 +32,12 @@ def _images(file: Path) -> Iterator[Image]:
     if file.suffix.lower() in VIDEO_SUFFIXES:
         video = open_video(file)
         try:
-            while (image := video.read()) is not None:
+            image = video.read()
+            if image is None:
+                raise Rejected(Reason.BAD_INPUT, f"{file}: holds no frame that can be read")
+            while image is not None:
                 yield image
+                image = video.read()
         finally:
             video.close()
         return

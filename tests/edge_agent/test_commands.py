@@ -83,6 +83,18 @@ def test_infer_reads_the_frames_of_a_video(tmp_path: Path) -> None:
     assert [result["frame"] for result in json.loads(done.stdout)["results"]] == [0, 1, 2]
 
 
+def test_infer_names_a_video_without_a_frame(folder: Path) -> None:
+    whole = folder / "whole.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 15, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    (folder / "cut.avi").write_bytes(whole.read_bytes().partition(b"movi")[0] + b"movi")
+    done = agent("infer", folder, "--json")
+    assert done.returncode == 1
+    assert f"error: {folder}/cut.avi: holds no frame that can be read" in done.stderr.splitlines()
+    assert len(json.loads(done.stdout)["results"]) == 4
+
+
 def test_infer_takes_names_that_are_no_text(folder: Path) -> None:
     """OpenCV crashes on such a name of a video, and Python on printing one."""
     name = os.fsdecode(b"\xff")
