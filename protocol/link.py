@@ -204,8 +204,9 @@ class Link:
                     self._session += 1
                     await self._serve(client)
             except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
+                is_new = attempt == 0 or str(error) != self.problem
                 self.problem = str(error)
-                level = logging.WARNING if attempt == 0 else logging.DEBUG
+                level = logging.WARNING if is_new else logging.DEBUG
                 log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, error)
             except Exception:  # an error of ours or of a library must not make a camera mute for ever
                 log.exception("%s:%d: connection failed", self._broker.host, self._broker.port)

@@ -160,6 +160,23 @@ async def test_a_refused_password_is_no_connection(tmp_path: Path) -> None:
         guarded.stop()
 
 
+async def test_each_new_reason_for_no_connection_is_warned_of_once(tmp_path: Path, caplog) -> None:
+    if MOSQUITTO is None:
+        missing("mosquitto")
+    guarded = Mosquitto(tmp_path, ("allow_anonymous false",))
+    async with Link(broker(guarded), "camera") as link:
+        await eventually(lambda: "refused" in link.problem)
+        guarded.start()
+        try:
+            await eventually(lambda: "uthori" in link.problem)
+            await asyncio.sleep(1.5)  # time for the same refusal again
+        finally:
+            guarded.stop()
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert ["uthori" in message for message in warned[:2]] == [False, True]
+    assert len(warned) == len(set(warned))
+
+
 async def test_garbage_on_a_topic_stops_nothing(mosquitto, caplog) -> None:
     async with Link(broker(mosquitto), "receiver") as link, aiomqtt.Client("127.0.0.1", mosquitto.port) as other:
         await link.wait_online()
