@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from edge_agent.decide import Rules
 from edge_agent.gate import Gate
@@ -230,8 +230,16 @@ def read_settings(file: Path | None = None, **overrides: Any) -> Settings:
         return settings.model_copy(update=overrides) if overrides else settings
     except ValidationError as error:
         raise Rejected(Reason.BAD_SETTING, f"setting {one_line(error)}".replace("Extra inputs are not permitted", "no such setting")) from None
-    except ValueError as error:  # a variable whose text is no JSON where JSON is needed
-        raise Rejected(Reason.BAD_SETTING, f"settings: {error}") from None
+    except SettingsError as error:
+        expected = 'expected JSON: ["...", "..."] for a list, {...} for a section'
+        raise Rejected(Reason.BAD_SETTING, f"variable {_without_json(error)}: {expected}") from None
+
+
+def _without_json(error: SettingsError) -> str:
+    """The variable whose text was no JSON where JSON is needed; pydantic-settings tells no more than the section that it lies in."""
+    text = getattr(error.__cause__, "doc", None)
+    names = (name for name, value in os.environ.items() if name.upper().startswith(PREFIX) and value == text)
+    return next(names, f"{PREFIX}...")
 
 
 def _refuse_unknown_variables() -> None:

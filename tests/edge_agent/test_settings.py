@@ -68,6 +68,14 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variabl
         read_settings()
 
 
+@pytest.mark.parametrize("variable", ["MASKFLEET_UPDATES__TRUSTED_KEYS", "MASKFLEET_UPDATES__GATE", "MASKFLEET_BROKER"])
+def test_a_variable_that_must_be_json_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv("MASKFLEET_BROKER__USERNAME", "door")
+    monkeypatch.setenv(variable, "owner.pub")
+    with pytest.raises(Rejected, match=rf'^variable {variable}: expected JSON: \["...", "..."\] for a list, {{...}} for a section$'):
+        read_settings()
+
+
 def test_certificates_without_tls_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "a.toml", '[broker]\nurl = "mqtt://broker"\nca_file = "ca.pem"\n')
     with pytest.raises(Rejected, match="need mqtts"):
