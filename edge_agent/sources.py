@@ -57,9 +57,14 @@ class CameraUri:
         except ValueError as error:
             raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: {error}") from None
         if parts.scheme not in _SCHEMES:
-            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: known are {', '.join(f'{name}:' for name in _SCHEMES)}")
+            device = re.fullmatch(r"(?:/dev/video)?(\d+)", uri, re.ASCII)
+            known = ", ".join(f"{name}:" for name in _SCHEMES)
+            hint = f"did you mean v4l2:///dev/video{device[1]}?" if device else f"known are {known}"
+            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: {hint}")
         options = {} if parts.scheme == "rtsp" else dict(parse_qsl(parts.query, keep_blank_values=True))
         place = uri if parts.scheme == "rtsp" else unquote(parts.netloc + parts.path)
+        if not place and parts.scheme in ("file", "images", "v4l2"):
+            raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: expected a path after the colon")
         unknown = set(options) - _SCHEMES[parts.scheme].options
         if unknown:
             raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
@@ -281,11 +286,17 @@ _SCHEMES = {
 }
 
 
+_OWN_NAME = re.compile(r"[\w.-]*|/[\w./-]+", re.ASCII)
+"""A word, or a path of this machine: nothing that may hold a password."""
+
+
 def _redacted(uri: str) -> str:
     """The URI without what may be secret: network cameras want user and password before the host, in the query or anywhere in the path."""
     scheme, _, rest = uri.partition(":")
     if scheme.lower() in _SCHEMES and scheme.lower() != "rtsp":
         return uri
+    if not rest.startswith("//"):  # no URI, but perhaps a host and a password
+        return uri if _OWN_NAME.fullmatch(uri) else "***"
     place, _, path = rest.removeprefix("//").partition("/")
     host = "" if "@" in path else place.rpartition("@")[2].partition("?")[0]  # a password that holds a slash hides which is the host
     return f"{scheme}://{host}/***" if host else f"{scheme}://***"
