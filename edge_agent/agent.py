@@ -118,7 +118,7 @@ class Agent:
                     del frame  # megabytes, not to be kept while the next one is waited for
                 elif frame is None and self._camera.is_over:
                     break
-                else:
+                elif frame is not None or not self._camera.uri.is_recorded:  # recorded material has a clock of its own, whatever its pace
                     self._tell(loop, self._pipeline.wait())
         finally:  # also when a model fails: nobody is left with an open incident
             self._tell(loop, self._pipeline.stop())

@@ -86,7 +86,7 @@ class Camera:
         self._lock = threading.Lock()
         self._state = CaptureState("restarting", "opening", "", None, 0, 0, 0, has_ended=False)
         self._attempt_s: float | None = time.monotonic()
-        """When the camera was last opened; None while it waits to be opened again."""
+        """When the camera was last opened, or recorded material's next frame was due; None while it waits for that."""
         self._thread: threading.Thread | None = None
         self._left_behind: list[threading.Thread] = []
         self._was_tried = threading.Event()
@@ -155,7 +155,7 @@ class Camera:
         self._start_thread()
 
     def _silent_s(self, state: CaptureState) -> float:
-        """Seconds since the camera last gave a frame or was opened; 0 while it waits to be opened again."""
+        """Seconds since the camera last gave a frame or should have begun to; 0 while it waits to be opened again, or for the material's pace."""
         attempt_s = self._attempt_s
         return 0.0 if attempt_s is None else time.monotonic() - max(attempt_s, state.last_frame_s or 0.0)
 
@@ -219,7 +219,9 @@ class Camera:
         while True:
             media_s = None if source.frame_s is None else count * source.frame_s
             if media_s is not None and not self._has_max_pace:
+                self._attempt_s = None
                 self._stop.wait(max(0.0, start_s + media_s - time.monotonic()))
+                self._attempt_s = time.monotonic()
             image = source.read()
             if image is None and not count:
                 raise DeviceError("holds no frame that can be read")

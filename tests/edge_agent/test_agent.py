@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from live import listening, running
 
+from edge_agent.demo_scene import DemoScene
 from edge_agent.publish import REPLAYED_S
 from protocol.messages import Alert, Birth, Health, IncidentEnded, NoMask, Status, Telemetry
 
@@ -98,6 +99,20 @@ async def test_a_camera_that_is_not_there_is_said_over_mqtt(mosquitto, tmp_path:
         await ear.until(lambda ear: any(health.capture in ("restarting", "failed") and "plugged in" in health.reason for health in ear.of(Health)))
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
+async def test_between_two_slow_pictures_nobody_leaves(mosquitto, tmp_path: Path) -> None:
+    """At one picture a second, each comes long after `lost_s`."""
+    cv2.imwrite(str(tmp_path / "bare.png"), DemoScene().at(3.0))
+    rules = {"LOST_S": "0.3", "AGE_S": "1", "VOTES_NEEDED": "2", "VOTES_KEPT": "3"}
+    variables = {f"MASKFLEET_DECIDE__{name}": value for name, value in rules.items()}
+    async with listening(mosquitto) as ear, running(mosquitto, tmp_path, f"images:{tmp_path}?fps=1&loop=1", **variables) as process:
+        await ear.until(lambda ear: ear.of(Alert))
+        await asyncio.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+        await ear.until(lambda ear: ear.of(IncidentEnded))
+    assert [ended.ended for ended in ear.of(IncidentEnded)] == ["stopped"]
 
 
 async def test_a_folder_whose_name_is_no_text_is_a_camera(mosquitto, tmp_path: Path) -> None:

@@ -172,6 +172,24 @@ def test_a_broken_recording_fails_at_once(tmp_path: Path, running) -> None:
     assert (camera.state().capture, camera.state().reason) == ("failed", "holds no frame that can be read")
 
 
+def test_recorded_material_is_not_stalled_at_its_own_pace(video: Path, running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "STALLED_S", 0.1)
+    cv2.imwrite(str(video.with_name("a.png")), np.zeros((8, 8, 3), np.uint8))
+    camera = running(f"images:{video.parent}?fps=2&loop=1")
+    eventually(lambda: camera.state().frames >= 1)
+    while camera.state().frames < 3:
+        assert camera.state().capture == "ok"
+        time.sleep(0.01)
+
+
+def test_recorded_material_whose_read_hangs_is_stalled(video: Path, running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "STALLED_S", 0.1)
+    camera = running(f"file:{video}?loop=1")
+    assert camera.take(5) is not None
+    monkeypatch.setattr("edge_agent.sources.VideoSource.read", lambda self: time.sleep(1))
+    eventually(lambda: camera.state().capture == "stalled", seconds=0.9)
+
+
 def test_a_camera_whose_opening_hangs_is_opened_anew_and_seen(running, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, begun = threading.Event(), []
 
@@ -197,7 +215,7 @@ def test_a_camera_whose_opening_hangs_is_opened_anew_and_seen(running, monkeypat
     assert camera.take(5) is not None
     goes_on.set()
     eventually(lambda: len(closed) == 1)
-    assert not begun[0].is_alive()
+    eventually(lambda: not begun[0].is_alive())
     assert camera.take(5) is not None
 
 
