@@ -89,6 +89,8 @@ class Camera:
         """When the camera was last opened, or recorded material's next frame was due; None while it waits for that."""
         self._thread: threading.Thread | None = None
         self._left_behind: list[threading.Thread] = []
+        self._open: set[Source] = set()
+        """With `_lock`: what is being read, also by those left behind."""
         self._was_tried = threading.Event()
         self._refusal: Rejected | None = None
 
@@ -101,12 +103,14 @@ class Camera:
             raise self._refusal
 
     def stop(self) -> None:
-        """Ends the thread; a read that hangs is left behind with it."""
+        """Ends the thread; a read that hangs and cannot be ended is left behind with it."""
         self._stop.set()
         self._was_tried.set()
         self._slot.close()
         with self._lock:
             thread = self._thread
+            for source in self._open:
+                source.end()
         if thread is not None:
             thread.join(timeout=2)
 
@@ -183,6 +187,8 @@ class Camera:
             self._attempt_s = time.monotonic()
             try:
                 source = open_source(self.uri, self._csi_source)
+                with self._lock:
+                    self._open.add(source)
                 if self._is_ours:
                     self._set(got=source.got)
                 self._was_tried.set()
@@ -203,6 +209,8 @@ class Camera:
             finally:
                 self._was_tried.set()
                 if source is not None:
+                    with self._lock:  # what is closed must not be ended any more
+                        self._open.discard(source)
                     source.close()
                 source = None
             attempt = 0 if self._state.frames > frames_before else attempt + 1
@@ -216,7 +224,7 @@ class Camera:
     def _read(self, source: Source) -> None:
         """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
         start_s, count = time.monotonic(), 0
-        while True:
+        while self._is_ours:
             media_s = None if source.frame_s is None else count * source.frame_s
             if media_s is not None and not self._has_max_pace:
                 self._attempt_s = None

@@ -83,10 +83,13 @@ class GStreamerSource:
         self._last_s = time.monotonic()
         return image
 
-    def close(self) -> None:
-        """Ends the child and all that it started, also when it is stopped or hung."""
+    def end(self) -> None:
+        """Ends the child and all that it started, also when it is stopped or hung: a read ends with them."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.end()
         self._child.wait()
         for pipe in (self._child.stdout, self._child.stderr):
             if pipe is not None:

@@ -34,6 +34,9 @@ class Source(Protocol):
     def read(self) -> Image | None:
         """The next picture; None at the end of the material. Raises DeviceError when the camera fails."""
 
+    def end(self) -> None:
+        """To be called from any thread before `close`: ends a read that waits, where that can be done."""
+
     def close(self) -> None:
         """Lets the camera go."""
 
@@ -147,6 +150,9 @@ class VideoSource:
             return None
         return image.astype(np.uint8, copy=False)
 
+    def end(self) -> None:
+        pass  # OpenCV has no way; its reads of a network have a time-out
+
     def close(self) -> None:
         self._capture.release()
 
@@ -173,6 +179,9 @@ class ImagesSource:
                 return image
         return None
 
+    def end(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -192,6 +201,9 @@ class DemoSource:
         time.sleep(max(0.0, due_s - time.monotonic()))
         self._next += 1
         return self._scene.at(due_s - self._start_s)
+
+    def end(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

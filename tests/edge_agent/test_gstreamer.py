@@ -163,6 +163,23 @@ def test_what_stays_silent_from_the_start_fails_in_time(camera, monkeypatch: pyt
     assert eventually(lambda: own.state().capture == "failed") < 10
 
 
+def test_stopping_ends_a_child_that_is_silent(camera) -> None:
+    own = camera("videotestsrc ! valve drop=true")
+    assert len(children()) == 1
+    start_s = time.monotonic()
+    own.stop()
+    assert children() == []
+    assert time.monotonic() - start_s < 1
+
+
+def test_stopping_ends_a_silent_child_that_was_left_behind(camera) -> None:
+    own = camera("videotestsrc ! valve drop=true")
+    own.restart("asked for")
+    eventually(lambda: len(children()) == 2)
+    own.stop()
+    eventually(lambda: children() == [], seconds=1)
+
+
 def test_without_gstreamer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gstreamer, "LAUNCH", "no-such-program")
     with pytest.raises(DeviceError, match="apt-get install"):
