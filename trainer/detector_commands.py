@@ -26,7 +26,7 @@ def detector(
         Path | None, typer.Option(help="A detector's release, of any size, whose weights (as far as they fit) and mistakes the training begins with.")
     ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="The highest of the cycle.")] = 4e-3,
-    plain_share: Annotated[float, typer.Option(min=0, max=1, help="The last part of the steps, in which scenes are plain views of frames.")] = 0.2,
+    plain_share: Annotated[float, typer.Option(min=0, max=1, help="The last part of the steps, in which nothing is painted on scenes.")] = 0.2,
     taught_share: Annotated[
         float,
         typer.Option(min=0, max=0.9, help="Part of the scenes that are learned from what the teacher says at every place, not from annotated boxes."),

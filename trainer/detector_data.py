@@ -36,6 +36,8 @@ FOCUS_SHARES = {"without_mask": 0.5, "with_mask": 0.2, "mask_weared_incorrect": 
 The frames hold five masked faces for a bare one, and drawn as they come, bare faces are found far less often."""
 TOO_SURE = 0.9
 """What an earlier detector alone sees and is as sure of as this may be a face that nobody noted: to be ignored."""
+PORTRAIT_SHARE = 0.1
+"""How often a frame of one face is drawn, beside the others: a third of the frames are such, most of them two people's pictures of themselves."""
 HELD_OUT_OF = 8
 """One frame in so many is for validation."""
 
@@ -119,8 +121,7 @@ def is_held_out(file: str) -> bool:
 
 
 def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | None = None, *, holds_out: bool = True) -> Library:
-    """Frames of `data`/frames_train, and crops of `data`/faces, with the teacher's labels: of both what is for training, and, where nothing
-    is to be held out, what is for validation.
+    """Frames of `data`/frames_train, all but those to be held out, and crops of `data`/faces, all but the test's, with the teacher's labels.
 
     The labels are kept in `cache`, so that a training that is resumed does not make them again. Crops that were cut from the
     frames are left out: some would show held-out frames. Views are also centred on what an `earlier` detector wrongly finds.
@@ -139,7 +140,7 @@ def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | 
         frames.append(doubted)
         mistakes.append(wrong)
     crops, sources = [], [FRAMES_SOURCE] * len(frames)
-    for file, source, image in _read_crops(data / "faces", {"train"} if holds_out else {"train", "val"}):
+    for file, source, image in _read_crops(data / "faces", {"train", "val"}):
         scene = _crop_scene(image, labels.of(f"crop/{file}", image, CROP_SIDES_PX))
         if scene is not None:
             crops.append(scene)
@@ -156,21 +157,21 @@ def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | 
 def _doubt(scene: Scene, earlier: Teacher | None) -> tuple[Scene, Floats]:
     """The scene, with regions to ignore where an earlier detector alone is too sure; and the boxes [K, 4] that it wrongly finds."""
     rows = earlier.label(scene.image_HWC, EARLIER_SIDES_PX) if earlier else np.zeros((0, 15), np.float32)
-    rows = rows[overlaps(rows, scene.boxes_M4).max(1, initial=0) < 0.1]
-    is_sure = rows[:, 14] >= TOO_SURE
+    rows = rows[overlaps(rows, scene.boxes_M4[scene.is_face_M]).max(1, initial=0) < 0.1]
+    is_unsaid = (rows[:, 14] >= TOO_SURE) & (overlaps(rows, scene.boxes_M4).max(1, initial=0) < 0.1)
     unsaid = Scene(
         scene.image_HWC,
-        np.concatenate([scene.boxes_M4, rows[is_sure, :4]]),
-        np.concatenate([scene.landmarks_M10, rows[is_sure, 4:14]]),
-        np.concatenate([scene.is_face_M, np.zeros(int(is_sure.sum()), np.bool_)]),
+        np.concatenate([scene.boxes_M4, rows[is_unsaid, :4]]),
+        np.concatenate([scene.landmarks_M10, rows[is_unsaid, 4:14]]),
+        np.concatenate([scene.is_face_M, np.zeros(int(is_unsaid.sum()), np.bool_)]),
     )
-    return unsaid, rows[~is_sure, :4]
+    return unsaid, rows[~is_unsaid, :4]
 
 
 def _focus(
     frames: list[Scene], annotated: list[AnnotatedFrame], mistakes: list[Floats]
 ) -> tuple[tuple[tuple[int, Floats], ...], NDArray[np.float64]]:
-    """What to centre views on: each label its share, within it each frame the same, portraits of one face half of that."""
+    """What to centre views on: each label its share, within it each frame the same, portraits of one face PORTRAIT_SHARE of that."""
     by_label: dict[str, dict[int, list[Floats]]] = {label: {} for label in FOCUS_SHARES}
     for number, (scene, frame, wrong) in enumerate(zip(frames, annotated, mistakes, strict=True)):
         labels = [*frame.labels, *[UNNOTED] * (len(scene.is_face_M) - len(frame.labels))]  # what the teacher alone sees comes last
@@ -181,7 +182,7 @@ def _focus(
             by_label[NO_FACE][number] = list(wrong)
     focus, chances = [], []
     for label, share in FOCUS_SHARES.items():
-        weights = {number: 0.5 if len(frames[number].boxes_M4) == 1 else 1.0 for number in by_label[label]}
+        weights = {number: PORTRAIT_SHARE if frames[number].is_face_M.sum() == 1 else 1.0 for number in by_label[label]}
         for number, boxes in by_label[label].items():
             focus += [(number, box) for box in boxes]
             chances += [share * weights[number] / sum(weights.values()) / len(boxes)] * len(boxes)

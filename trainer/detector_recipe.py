@@ -19,13 +19,13 @@ class DetectorRecipe:
     ema_share: float = 0.03
     """Horizon of the weights' moving average, as a share of the steps."""
     plain_share: float = 0.2
-    """The last part of the steps, in which scenes are plain views: the network ends on what cameras see."""
+    """The last part of the steps, in which scenes are plain, mostly views of frames: the network ends on what cameras see."""
     taught_share: float = 0.5
     """Share of a batch's scenes that are learned from the teacher's scores and boxes at every place instead of from annotated boxes."""
     large_share: float = 0.25
     """Share of the steps whose scenes have twice the side, and are a quarter as many: for faces that are larger than the others hold."""
     holds_out: bool = True
-    """Whether pictures are held out to choose the threshold on. Without, for a last training by a recipe that those have judged before, they
+    """Whether frames are held out to choose the threshold on. Without, for a last training by a recipe that those have judged before, they
     are trained on as well, and the threshold is that of the release it starts from."""
     start: str = ""
     """Digest of the exported detector whose weights, and mistakes, the training starts from; empty: random weights."""

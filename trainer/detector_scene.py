@@ -14,19 +14,22 @@ SIDE_PX, LARGE_SIDE_PX = 320, 640
 """Of a scene, and of one for large faces: what is larger than a scene can never be learned from it."""
 SMALLEST_LARGE_PX = 120
 """Of the faces that views in a large scene are centred on; smaller ones have the others."""
-LARGEST_SCALE = 6
-"""A face that is enlarged further is a smudge."""
+LARGEST_SCALE, LARGEST_PLAIN_SCALE = 6.0, 3.0
+"""A face that is enlarged further is a smudge, such as cameras show seldom."""
 DRAWS = 12
 """So often another face is drawn where one would have to be enlarged too far."""
+PLAIN_CROPS_SHARE = 0.2
+"""Of the plain scenes that are mosaics: most bare faces are known from crops alone."""
 
 
 def make_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_plain: bool = False) -> Scene:
     """One scene of `side_px` x `side_px`; the same for the same state of `rng`.
 
-    A plain one is a view of one frame with nothing painted on it: what a camera sees, for the end of a training.
+    A plain one is a view of one frame, or a mosaic, with nothing painted on it: what a camera sees, for the end of a training.
     """
     if is_plain:
-        scene = _view(library, background(rng, side_px), rng)
+        is_mosaic = rng.random() < PLAIN_CROPS_SHARE
+        scene = _mosaic(library, rng, side_px) if is_mosaic else _view(library, background(rng, side_px), rng, largest_scale=LARGEST_PLAIN_SCALE)
         return Scene(degrade(light(scene.image_HWC, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
     draw = rng.random()
     if draw < 0.55:
@@ -49,13 +52,21 @@ def odd_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_pl
     return askew(scene, rng) if rng.random() < 0.5 else scene
 
 
-def _view(library: Library, canvas: Image, rng: Generator, low: tuple[int, int] = (0, 0), high: tuple[int, int] | None = None) -> Scene:
+def _view(
+    library: Library,
+    canvas: Image,
+    rng: Generator,
+    low: tuple[int, int] = (0, 0),
+    high: tuple[int, int] | None = None,
+    largest_scale: float = LARGEST_SCALE,
+) -> Scene:
     """Part of a frame in a window of the canvas (all of it), at a scale that gives one of its faces, or of its mistakes, a drawn size."""
     side_px = canvas.shape[0]
     high = high or (side_px, side_px)
     window = np.array(high) - low
     if rng.random() < 0.95 and library.focus:
-        frame, box, scale = _focus(library, rng, window.min() * 0.9, is_large=side_px > SIDE_PX)
+        smallest_px = SMALLEST_LARGE_PX if side_px > SIDE_PX else SMALLEST_FACE_PX
+        frame, box, scale = _focus(library, rng, face_px(rng, window.min() * 0.9, smallest_px), largest_scale)
         half: NDArray[np.floating] = box[2:] / 2
         point: NDArray[np.floating] = box[:2] + half
     else:
@@ -74,17 +85,12 @@ def _view(library: Library, canvas: Image, rng: Generator, low: tuple[int, int] 
     return put(canvas, frame, matrix, is_flipped, low, high)
 
 
-def _focus(library: Library, rng: Generator, largest_px: float, *, is_large: bool) -> tuple[Scene, Floats, float]:
-    """A frame, the box in it to centre a view on, and the scale that gives that a drawn size.
-
-    Most faces of the frames are too small to fill a large scene, and those that can are drawn for it.
-    """
-    smallest_px, draws = (SMALLEST_LARGE_PX, DRAWS) if is_large else (SMALLEST_FACE_PX, 1)
-    size_px = face_px(rng, largest_px, smallest_px)
-    for _ in range(draws):
+def _focus(library: Library, rng: Generator, size_px: float, largest_scale: float) -> tuple[Scene, Floats, float]:
+    """A frame, the box in it to centre a view on, and the scale that gives that a size: if possible, one that need not be enlarged too far."""
+    for _ in range(DRAWS):
         number, box = library.focus[int(np.searchsorted(library.focus_cumulated, rng.random()))]
         scale = size_px / float(np.sqrt(box[2] * box[3]))
-        if scale <= LARGEST_SCALE:
+        if scale <= largest_scale:
             break
     return library.frames[number], box, scale
 

@@ -10,9 +10,9 @@ from empty_frames import TO_TRAIN_ON, write_frames
 
 from protocol.errors import DeviceError, Rejected
 from trainer import detector_data
-from trainer.detector_data import Teacher, build_library, held_out, is_held_out
+from trainer.detector_data import PORTRAIT_SHARE, Scene, Teacher, build_library, held_out, is_held_out
 from trainer.detector_run import score_detector
-from trainer.frames import read_frames
+from trainer.frames import AnnotatedFrame, read_frames
 
 
 class Says:
@@ -132,15 +132,61 @@ def test_a_library_holds_no_frame_of_the_validation_and_is_labelled_once(sample,
     assert all(np.array_equal(a.boxes_M4, b.boxes_M4) for a, b in zip(library.frames, again.frames, strict=True))
 
 
-def test_a_training_that_holds_nothing_out_sees_what_was_for_validation_and_keeps_its_threshold(sample, data, tmp_path):
-    yunet = data / "models" / "face_detection_yunet_2023mar.onnx"
+def test_crops_for_validation_are_trained_on_and_those_of_the_test_are_not(sample, data, tmp_path):
+    teacher = Teacher(data / "models" / "face_detection_yunet_2023mar.onnx")
+    all_crops = len(build_library(sample, teacher, tmp_path / "labels.npz").crops)
     index = sample / "faces" / "index.csv"
-    index.write_text(index.read_text().replace(",train,", ",val,", 2).replace(",train,", ",test,", 2))
+    index.write_text(index.read_text().replace(",train,", ",val,", 2))
+    assert len(build_library(sample, teacher, tmp_path / "labels.npz").crops) == all_crops
+    index.write_text(index.read_text().replace(",train,", ",test,", 2))
+    assert all_crops - 2 <= len(build_library(sample, teacher, tmp_path / "labels.npz").crops) < all_crops
+
+
+def test_a_training_that_holds_nothing_out_sees_all_frames_and_keeps_its_threshold(sample, data, tmp_path):
+    yunet = data / "models" / "face_detection_yunet_2023mar.onnx"
     some, more = (build_library(sample, Teacher(yunet), tmp_path / "labels.npz", holds_out=holds_out) for holds_out in (True, False))
     assert len(more.frames) == 10 == len(some.frames) + len(held_out(sample))
-    assert len(some.crops) < len(more.crops) <= 6
     train(tmp_path / "run")
     assert score_detector(sample, yunet, tmp_path / "run", 0.4) == {"threshold": 0.4} == json.loads((tmp_path / "run" / "detector.json").read_bytes())
+
+
+def frame_of(faces, regions=0):
+    """A frame of some faces and some regions to ignore."""
+    marks = faces + regions
+    boxes = np.float32([[30 * number, 10, 20, 20] for number in range(marks)])
+    return Scene(np.zeros((64, 256, 3), np.uint8), boxes, np.full((marks, 10), np.nan, np.float32), np.arange(marks) < faces)
+
+
+@pytest.mark.parametrize("regions", [0, 2])
+def test_portraits_are_drawn_seldom(regions):
+    """Also where the teacher is in doubt about something beside the face: two people's pictures of themselves would be much of what is seen."""
+    frames = [frame_of(1, regions), frame_of(2), frame_of(1, regions)]
+    annotated = [
+        AnnotatedFrame(f"{number}.jpg", f.image_HWC, f.boxes_M4, ("without_mask",) * int(f.is_face_M.sum())) for number, f in enumerate(frames)
+    ]
+    focus, cumulated = detector_data._focus(frames, annotated, [np.zeros((0, 4), np.float32)] * 3)
+    chances = dict.fromkeys(range(3), 0.0)
+    for (number, _), chance in zip(focus, np.diff(cumulated, prepend=0), strict=True):
+        chances[number] += float(chance)
+    assert chances[0] == pytest.approx(chances[2])
+    assert chances[0] / chances[1] == pytest.approx(PORTRAIT_SHARE)
+    assert sum(chances.values()) == pytest.approx(1)
+
+
+def test_mistakes_in_a_region_to_ignore_are_looked_at_too_and_faces_are_none():
+    class Earlier:
+        """Finds the face, and something in each of the two regions, of one of which it is sure."""
+
+        def label(self, image_HWC, sides_px):
+            rows = np.zeros((3, 15), np.float32)
+            rows[:, :4] = frame_of(1, 2).boxes_M4
+            rows[:, 14] = [0.95, 0.6, 0.95]
+            return rows
+
+    scene = frame_of(1, 2)
+    doubted, wrong = detector_data._doubt(scene, Earlier())
+    assert wrong.tolist() == scene.boxes_M4[1:].tolist()
+    assert doubted.boxes_M4.tolist() == scene.boxes_M4.tolist(), "both regions are to be ignored as they are"
 
 
 def test_views_are_centred_on_what_an_earlier_detector_wrongly_finds(sample, data, tmp_path):

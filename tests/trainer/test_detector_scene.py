@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drawn_faces import drawn_library, drawn_scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.detector_data import Scene
+from trainer import detector_scene
+from trainer.detector_data import Library, Scene
 from trainer.detector_place import clip, move, put
 from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene
 
@@ -27,6 +30,22 @@ def test_every_scene_is_of_the_size_that_was_asked_for_and_its_faces_lie_in_it(s
 def test_large_scenes_hold_faces_that_the_others_have_no_room_for():
     sizes = [make_scene(LIBRARY, np.random.default_rng(seed), LARGE_SIDE_PX).boxes_M4[:, 2:].min(1).max(initial=0) for seed in range(80)]
     assert sum(size > SIDE_PX for size in sizes) >= 8
+
+
+def test_some_plain_scenes_are_mosaics():
+    """A view shows the one face of a drawn frame, a mosaic mostly more."""
+    faces = [len(make_scene(LIBRARY, np.random.default_rng(seed), is_plain=True).boxes_M4) for seed in range(150)]
+    assert 0.08 < np.mean([number > 1 for number in faces]) < 0.3
+    assert any(number == 1 for number in faces)
+
+
+def test_a_face_is_enlarged_too_far_only_where_there_is_no_other():
+    small, large = (replace(drawn_scene(0), boxes_M4=np.float32([[10, 10, side, side]])) for side in (10, 100))
+    both = Library((small, large), (), {}, ((0, small.boxes_M4[0]), (1, large.boxes_M4[0])), np.array([0.5, 1]))
+    drawn = [detector_scene._focus(both, np.random.default_rng(seed), 120, 3.0) for seed in range(50)]
+    assert all(frame is large and scale == pytest.approx(1.2) for frame, _, scale in drawn)
+    alone = Library((small,), (), {}, ((0, small.boxes_M4[0]),), np.array([1.0]))
+    assert detector_scene._focus(alone, np.random.default_rng(0), 120, 3.0)[2] == pytest.approx(12)
 
 
 def test_the_same_seed_gives_the_same_scene():
