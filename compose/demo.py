@@ -22,6 +22,7 @@ from protocol.link import Link, Received
 from protocol.messages import Alert, Birth, Health, IncidentEnded, Message, NoMask, Status, Telemetry
 from protocol.rollouts import Reported, UpdateState
 from protocol.signature import public_text
+from protocol.tasks import end_all
 from protocol.topics import Address
 
 BASE, SITE, CAMERA = "maskfleet", "demo", "door-1"
@@ -78,9 +79,7 @@ async def demo(seconds: float, url: str | None, show: Callable[[str], None]) -> 
             loop.add_signal_handler(number, stop.set)
         await agent.run(settings, stop)
         await asyncio.sleep(0.3)  # what the camera said last is still on its way
-        for task in (shipping, listening):
-            task.cancel()
-        await asyncio.gather(shipping, listening, return_exceptions=True)
+        await end_all(shipping, listening)
         await rollouts.tidy(subscriber)
     return {
         "alerts": counts["Alert"],

@@ -24,7 +24,7 @@ from protocol.link import Link
 from protocol.messages import Status
 from protocol.rollouts import CoordinatorStatus, Desired, Reported, RolloutState, UpdateState
 from protocol.signature import TrustedKeys, public_text, trusted_keys
-from protocol.tasks import end
+from protocol.tasks import end, end_all
 from protocol.topics import Address, Fleet, RolloutAddress
 from trainer.order import order
 from trainer.publish import RATE_BYTES_S
@@ -114,9 +114,7 @@ async def living(fleet: list[Camera]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_all(*tasks)
 
 
 @dataclass

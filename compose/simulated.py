@@ -25,6 +25,7 @@ from protocol.link import Link, M, Presence, Received
 from protocol.messages import Message
 from protocol.rollouts import Chunk, Kind, Trial
 from protocol.signature import TrustedKeys
+from protocol.tasks import end_all
 from protocol.topics import Address, Fleet
 
 AGENT_VERSION = "0.1.0"
@@ -186,9 +187,7 @@ class Camera:
                 for task in done:
                     task.result()
             finally:
-                for task in (working, dying):
-                    task.cancel()
-                await asyncio.gather(working, dying, return_exceptions=True)
+                await end_all(working, dying)
 
     async def _die(self, installer: Installer) -> None:
         """Returns when the agent is to die: at a change of state, by chance."""

@@ -31,6 +31,7 @@ from edge_agent.vitals import Vitals
 from protocol.errors import DeviceError, LinkError, Reason, Rejected
 from protocol.link import Link, Presence
 from protocol.messages import Birth, Command, Discovery, Health, Message
+from protocol.tasks import end_all
 from protocol.topics import SnapshotAddress
 
 log = logging.getLogger(__name__)
@@ -93,8 +94,7 @@ class Agent:
                 finally:
                     stopping.cancel()
                     await self._publisher.flush()
-                    for task in speaking:
-                        task.cancel()
+                    await end_all(*speaking)
             state = self._camera.state()
             if state.capture == "failed" and self._camera.uri.is_recorded:
                 raise DeviceError(f"camera {self._camera.uri.text}: {state.reason}")

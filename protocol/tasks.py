@@ -1,7 +1,26 @@
-"""Ending a task without losing the news that whoever ends it is to end as well."""
+"""Ending tasks without losing the news that whoever ends them is to end as well."""
 
 import asyncio
 from typing import Any
+
+AGAIN_S = 10.0
+"""Longer than a task that was cancelled takes to clean up."""
+
+
+async def end_all(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and returns when they are over, whatever they died of.
+
+    They are cancelled again after a while: up to Python 3.11 `asyncio.wait_for`, which aiomqtt waits with, passes over a cancellation that comes
+    together with what it waits for, and its task goes on.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=AGAIN_S)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # or asyncio complains that nobody asked
 
 
 async def end(task: asyncio.Task[Any] | None) -> None:
@@ -11,7 +30,6 @@ async def end(task: asyncio.Task[Any] | None) -> None:
     """
     if task is None:
         return
-    task.cancel()
-    await asyncio.wait({task})
+    await end_all(task)
     if not task.cancelled():
         task.result()

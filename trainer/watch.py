@@ -17,6 +17,7 @@ from protocol.link import Link, Presence
 from protocol.messages import Message, Status
 from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
 from protocol.signature import TrustedKeys
+from protocol.tasks import end_all
 from protocol.topics import Fleet
 from trainer.book import Book, StartArgs
 from trainer.journal import LEASE_S, Journal
@@ -115,9 +116,7 @@ class Coordinator:
                 for task in done - {stopping}:
                     task.result()
             finally:
-                for task in (*tasks, stopping):
-                    task.cancel()
-                await asyncio.gather(*tasks, stopping, return_exceptions=True)
+                await end_all(*tasks, stopping)
 
     async def _take_lease(self, stop: asyncio.Event) -> None:
         has_complained = False
@@ -147,7 +146,8 @@ class Coordinator:
             self._connected.clear()
             for pause_s in REPORT_AFTER_S:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._connected.wait(), pause_s)
+                    async with asyncio.timeout(pause_s):
+                        await self._connected.wait()
                     break
                 await self._link.wait_online()
                 with contextlib.suppress(LinkError):  # the next connection asks again

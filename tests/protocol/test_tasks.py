@@ -1,10 +1,12 @@
 """Ending tasks."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from protocol.tasks import end
+from protocol import tasks
+from protocol.tasks import end, end_all
 
 
 async def _slow_to_end(begun: asyncio.Event) -> None:
@@ -21,6 +23,33 @@ async def test_it_waits_until_a_task_is_over() -> None:
     await end(task)
     assert task.cancelled()
     await end(None)
+
+
+async def test_a_task_that_passes_over_a_cancellation_is_cancelled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `asyncio.wait_for` of Python 3.11 does when the answer comes in the same moment."""
+    monkeypatch.setattr(tasks, "AGAIN_S", 0.05)
+
+    async def passes_over() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    deaf = [asyncio.create_task(passes_over()) for _ in range(2)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await end(deaf[0])
+        await end_all(*deaf)
+    assert all(task.cancelled() for task in deaf)
+
+
+async def test_whatever_tasks_died_of_all_are_ended() -> None:
+    async def dies() -> None:
+        raise ValueError("of itself")
+
+    ill, well = asyncio.create_task(dies()), asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    await end_all(ill, well)
+    assert well.cancelled()
 
 
 async def test_what_a_task_died_of_comes_out() -> None:
