@@ -55,7 +55,10 @@ def test_nothing_is_left_on_the_broker(mosquitto) -> None:
 
 
 def test_nothing_is_left_on_the_broker_after_ctrl_c(mosquitto) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "compose", "simulate", "--cameras", "3", "--soak-s", "60", "--broker", mosquitto.url])
+    command = [sys.executable, "-m", "compose", "simulate", "--cameras", "3", "--soak-s", "60", "--broker", mosquitto.url]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # children of what a shell runs in the background would be deaf to it
+    process = subprocess.Popen(command)
+    signal.signal(signal.SIGINT, before)
     deadline_s = time.monotonic() + 60
     while not any("/rollout/" in topic for topic in mosquitto.retained()):
         assert time.monotonic() < deadline_s
