@@ -151,7 +151,7 @@ class Outbox:
                 alert = Alert.decode(payload)
             except Rejected as error:
                 log.warning("outbox %s: an open incident cannot be read and is dropped: %s", self._path, error)
-                self._forget_open(id_)
+                self._delete("DELETE FROM open_incident WHERE id = ?", id_)
                 continue
             self.put(
                 IncidentEnded(
@@ -174,14 +174,12 @@ class Outbox:
         self._removed_to = number
         self._on_disk -= 1
         self._bytes -= size_bytes
-        try:
-            self._db.execute("DELETE FROM outbox WHERE number <= ?", (number,))
-        except sqlite3.Error as error:
-            self._complain(error)
+        self._delete("DELETE FROM outbox WHERE number <= ?", number)
 
-    def _forget_open(self, incident: str) -> None:
+    def _delete(self, statement: str, which: int | str) -> None:
+        """A full disk may keep what is deleted."""
         try:
-            self._db.execute("DELETE FROM open_incident WHERE id = ?", (incident,))
+            self._db.execute(statement, (which,))
         except sqlite3.Error as error:
             self._complain(error)
 

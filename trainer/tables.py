@@ -185,8 +185,10 @@ def eight_bits(finished: tuple[Run, ...]) -> list[dict[str, Any]]:
 
 def score_crops(finished: tuple[Run, ...], cuts: dict[str, Cut]) -> None:
     """Writes into each run's folder what it makes of faces as detectors cut them; nothing without such faces."""
+    if not cuts:
+        return
     for run in finished:
-        if run.held_out or not cuts:
+        if run.held_out:
             continue
         found = {}
         for name, cut in cuts.items():
