@@ -115,6 +115,9 @@ def evaluate(
     release: Annotated[Path, typer.Argument(help="Release folder.")],
     data: Annotated[Path, typer.Option(help="Folder with with_mask/ and without_mask/; for a detector, of annotated frames (COCO).")],
     reference: Annotated[Path | None, typer.Option(help="For a detector: one in YuNet's format to stand beside it.")] = None,
+    unnoted: Annotated[
+        Path | None, typer.Option(help="For a detector: faces that the annotators left out, as JSON (boxes by file name), where nothing is false.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Scores a release: a classifier on face pictures, in all and for each source; a detector on annotated frames."""
@@ -124,7 +127,7 @@ def evaluate(
     if manifest.kind == "detector":
         from trainer.detector_eval import evaluate_release
 
-        detector_commands.show_detector(evaluate_release(release, data, reference), as_json)
+        detector_commands.show_detector(evaluate_release(release, data, reference, unnoted), as_json)
         return
     import numpy as np
 

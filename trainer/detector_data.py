@@ -100,11 +100,21 @@ class Teacher:
 
 def overlaps(a_M4: Floats, b_K4: Floats) -> Floats:
     """IoU [M, K] of boxes x, y, w, h."""
-    low = np.maximum(a_M4[:, None, :2], b_K4[None, :, :2])
-    high = np.minimum(a_M4[:, None, :2] + a_M4[:, None, 2:4], b_K4[None, :, :2] + b_K4[None, :, 2:4])
-    both = np.clip(high - low, 0, None).prod(2)
+    both = _common(a_M4, b_K4)
     areas = a_M4[:, None, 2:4].prod(2) + b_K4[None, :, 2:4].prod(2)
     return np.asarray(both / (areas - both + 1e-7), np.float32)
+
+
+def lying_in(a_M4: Floats, b_K4: Floats) -> Floats:
+    """Which part [M, K] of each box `a` lies in each region `b`."""
+    return np.asarray(_common(a_M4, b_K4) / (a_M4[:, None, 2:4].prod(2) + 1e-7), np.float32)
+
+
+def _common(a_M4: Floats, b_K4: Floats) -> Floats:
+    """Areas [M, K] that boxes x, y, w, h have in common."""
+    low = np.maximum(a_M4[:, None, :2], b_K4[None, :, :2])
+    high = np.minimum(a_M4[:, None, :2] + a_M4[:, None, 2:4], b_K4[None, :, :2] + b_K4[None, :, 2:4])
+    return np.asarray(np.clip(high - low, 0, None).prod(2), np.float32)
 
 
 def _suppress(rows: Floats, threshold: float) -> list[int]:
@@ -136,7 +146,7 @@ def build_library(data: Path, teacher: Teacher, cache: Path, earlier: Teacher | 
     frames, mistakes = [], []
     for frame in annotated:
         rows = labels.of(f"frame/{frame.file}", frame.image_HWC, TEACHER_SIDES_PX)
-        doubted, wrong = _doubt(_merge(frame.image_HWC, frame.boxes_M4, rows), earlier)
+        doubted, wrong = _doubt(_merge(frame, rows), earlier)
         frames.append(doubted)
         mistakes.append(wrong)
     crops, sources = [], [FRAMES_SOURCE] * len(frames)
@@ -242,10 +252,10 @@ def _read_crops(folder: Path, splits: set[str]) -> Iterator[tuple[str, str, Imag
         yield name, source, cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
 
 
-def _merge(image: Image, truth_M4: Floats, rows: Floats) -> Scene:
-    """Annotated boxes, with the teacher's box and landmarks where both see the face, and what the teacher alone sees."""
+def _merge(frame: AnnotatedFrame, rows: Floats) -> Scene:
+    """Annotated boxes, with the teacher's box and landmarks where both see the face, what the teacher alone sees, and what is to be ignored."""
     boxes, landmarks, is_face = [], [], []
-    left = list(range(len(rows)))
+    truth_M4, left = frame.boxes_M4, list(range(len(rows)))
     match = overlaps(truth_M4, rows)
     for number, box in enumerate(truth_M4):
         best = max(left, key=lambda row: float(match[number, row]), default=None)
@@ -264,8 +274,12 @@ def _merge(image: Image, truth_M4: Floats, rows: Floats) -> Scene:
         boxes.append(rows[row, :4])
         landmarks.append(rows[row, 4:14])
         is_face.append(bool(rows[row, 14] >= SURE))
+    for region in frame.ignored_K4:
+        boxes.append(region)
+        landmarks.append(np.full(10, np.nan, np.float32))
+        is_face.append(False)
     return Scene(
-        image,
+        frame.image_HWC,
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array(landmarks, np.float32).reshape(-1, 10),
         np.array(is_face, np.bool_),

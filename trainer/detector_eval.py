@@ -3,7 +3,8 @@
 A face is found when a box overlaps it by an IoU of 0.35 (`IOU`), as in the project's end-to-end score: annotators and detectors
 frame faces differently, and the classifier cuts its own square. Each detection, the best first, takes the free face that it
 overlaps most. A detection on no annotated face is a false positive from `min_px` on; many of them are real faces that the
-annotators left out, so their number means something only beside another detector's on the same frames.
+annotators left out, so their number means something only beside another detector's on the same frames, or where those
+faces are known and ignored: a detection of which half lies in one (`HALF`) counts as nothing.
 """
 
 from collections.abc import Callable
@@ -18,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
-from trainer.detector_data import overlaps
+from trainer.detector_data import lying_in, overlaps
 from trainer.evaluate import wilson
 from trainer.folder import read_release
 from trainer.frames import AnnotatedFrame, Floats, Image, read_frames
 from trainer.measure import latencies
 
 IOU = 0.35
+HALF = 0.5
 LABELS = ("with_mask", "without_mask")
 SIZE_EDGES_PX = (12, 24, 48, 96, 10_000)
 SHOWN_EDGES_PX = (8, 12, 16, 20, 24, 32, 48, 96, 192, 288, 384, 10_000)
@@ -127,7 +129,8 @@ def find(detect: Detect, frames: list[AnnotatedFrame], width_px: int, min_px: fl
         labels += frame.labels
         sizes.append(frame.boxes_M4[:, 2:].min(1))
         shown.append(sizes[-1] * scale)
-        false.append(rows[is_false_K & (rows[:, 2:4].min(1, initial=1e9) >= min_px), 4])
+        counts_K = (rows[:, 2:4].min(1, initial=1e9) >= min_px) & (lying_in(rows[:, :4], frame.ignored_K4).max(1, initial=0) < HALF)
+        false.append(rows[is_false_K & counts_K, 4])
     return Findings(len(frames), np.concatenate(found), np.array(labels), *(np.concatenate(each) for each in (sizes, shown, false)))
 
 
@@ -199,13 +202,14 @@ def _share(is_found: NDArray[np.bool_]) -> dict[str, Any]:
     return {"n": n, "found": found, "share": round(found / n, 4) if n else None, "low": round(low, 4), "high": round(high, 4)}
 
 
-def evaluate_release(release: Path, folder: Path, reference: Path | None = None) -> dict[str, Any]:
+def evaluate_release(release: Path, folder: Path, reference: Path | None = None, unnoted: Path | None = None) -> dict[str, Any]:
     """A release of kind `detector` on a COCO-style folder of frames, beside a reference in YuNet's format if one is given, and Haar.
 
-    Returns the document of `compare`; raises Rejected for a release of another kind or a folder that is not as expected.
+    `unnoted` as in `read_frames`. Returns the document of `compare`; raises Rejected for a release of another kind or a folder that
+    is not as expected.
     """
     manifest, model = read_release(release, "detector")
-    return compare(model, manifest.threshold, reference, read_frames(folder))
+    return compare(model, manifest.threshold, reference, read_frames(folder, unnoted))
 
 
 def compare(

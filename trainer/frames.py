@@ -1,7 +1,7 @@
 """Whole pictures with a box around every face, as data sets give them: a COCO-style folder."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,26 +27,56 @@ class AnnotatedFrame:
     """x, y, w, h in pixels."""
     labels: tuple[str, ...]
     """`with_mask`, `without_mask` or `mask_weared_incorrect`."""
+    ignored_K4: Floats = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    """x, y, w, h of regions with faces that have no box of their own: what is found there is neither right nor wrong."""
 
 
-def read_frames(folder: Path) -> list[AnnotatedFrame]:
+def read_frames(folder: Path, unnoted: Path | None = None) -> list[AnnotatedFrame]:
     """Every picture that a folder's annotations name, in their order.
 
-    Raises Rejected without readable COCO annotations, when they name no picture, or when one cannot be read.
+    To be ignored are the regions that the annotations call a crowd (COCO's `iscrowd`) and the faces in `unnoted`, a JSON object
+    of lists of boxes by file name: those that the annotators left out. Raises Rejected without readable COCO annotations or
+    `unnoted`, when they name no picture, or when one cannot be read.
     """
     try:
         coco = json.loads((folder / ANNOTATIONS_FILE).read_bytes())
         names = {category["id"]: str(category["name"]) for category in coco["categories"]}
-        marks: dict[int, list[tuple[list[float], str]]] = {picture["id"]: [] for picture in coco["images"]}
+        faces: dict[int, list[tuple[list[float], str]]] = {picture["id"]: [] for picture in coco["images"]}
+        ignored: dict[int, list[list[float]]] = {picture["id"]: [] for picture in coco["images"]}
         for mark in coco["annotations"]:
-            marks[mark["image_id"]].append((mark["bbox"], names[mark["category_id"]]))
+            if mark.get("iscrowd"):
+                ignored[mark["image_id"]].append(mark["bbox"])
+            else:
+                faces[mark["image_id"]].append((mark["bbox"], names[mark["category_id"]]))
         files = [(str(picture["file_name"]), picture["id"]) for picture in coco["images"]]
-        boxes = {number: np.array([box for box, _ in known], np.float32).reshape(-1, 4) for number, known in marks.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        boxes = {number: _boxes([box for box, _ in known]) for number, known in faces.items()}
+        crowds = {number: _boxes(known) for number, known in ignored.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({type(error).__name__})") from None
     if not files:
         raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: names no picture")
-    return [AnnotatedFrame(file, read_picture(folder / file), boxes[number], tuple(label for _, label in marks[number])) for file, number in files]
+    left_out = _read_unnoted(unnoted) if unnoted else {}
+    return [
+        AnnotatedFrame(
+            file,
+            read_picture(folder / file),
+            boxes[number],
+            tuple(label for _, label in faces[number]),
+            np.concatenate([crowds[number], left_out.get(file, _boxes([]))]),
+        )
+        for file, number in files
+    ]
+
+
+def _read_unnoted(path: Path) -> dict[str, Floats]:
+    try:
+        return {str(file): _boxes(boxes) for file, boxes in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise Rejected(Reason.BAD_INPUT, f"{path}: no JSON object of lists of boxes by file name ({type(error).__name__})") from None
+
+
+def _boxes(rows: list[list[float]]) -> Floats:
+    return np.array(rows, np.float32).reshape(-1, 4)
 
 
 def read_picture(path: Path) -> Image:

@@ -132,6 +132,23 @@ def test_a_library_holds_no_frame_of_the_validation_and_is_labelled_once(sample,
     assert all(np.array_equal(a.boxes_M4, b.boxes_M4) for a, b in zip(library.frames, again.frames, strict=True))
 
 
+def test_a_crowd_is_no_background_and_no_face(sample, data, tmp_path):
+    teacher = Teacher(data / "models" / "face_detection_yunet_2023mar.onnx")
+    before = build_library(sample, teacher, tmp_path / "labels.npz").frames
+    path = sample / "frames_train" / "annotations.json"
+    coco = json.loads(path.read_bytes())
+    seen = next(picture for picture in coco["images"] if not is_held_out(picture["file_name"]))
+    coco["annotations"].append({"image_id": seen["id"], "category_id": coco["categories"][0]["id"], "bbox": [0, 0, 9, 9], "iscrowd": 1})
+    path.write_text(json.dumps(coco))
+    (changed,) = [
+        now
+        for old, now in zip(before, build_library(sample, teacher, tmp_path / "labels.npz").frames, strict=True)
+        if len(now.boxes_M4) > len(old.boxes_M4)
+    ]
+    assert changed.boxes_M4[-1].tolist() == [0, 0, 9, 9]
+    assert not changed.is_face_M[-1]
+
+
 def test_crops_for_validation_are_trained_on_and_those_of_the_test_are_not(sample, data, tmp_path):
     teacher = Teacher(data / "models" / "face_detection_yunet_2023mar.onnx")
     all_crops = len(build_library(sample, teacher, tmp_path / "labels.npz").crops)

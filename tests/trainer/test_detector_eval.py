@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -58,6 +59,14 @@ def test_small_faces_and_small_false_positives_do_not_count():
     assert result["recall_all"]["n"] == 1
     assert result["false_positives"] == 1
     assert summary(findings, 0.7)["false_positives"] == 0
+
+
+def test_what_lies_in_a_region_to_ignore_is_neither_right_nor_wrong():
+    ignoring = replace(frame((10, 10, 40, 40)), ignored_K4=np.float32([[100, 10, 40, 40]]))
+    detect = lambda _: rows([10, 10, 40, 40, 0.9], [115, 10, 40, 40, 0.8], [130, 10, 40, 40, 0.7])  # noqa: E731
+    found = find(detect, [ignoring], NATIVE)
+    assert found.found_M.tolist() == pytest.approx([0.9])
+    assert found.false_K.tolist() == pytest.approx([0.7]), "less than half of it lies in the region"
 
 
 def test_the_threshold_for_so_many_false_positives():
