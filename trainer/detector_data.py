@@ -1,6 +1,5 @@
 """Pictures for the detector: annotated frames and face crops, labelled once by the teacher at several sizes."""
 
-import csv
 import hashlib
 import io
 import zipfile
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import DeviceError, Reason, Rejected
+from trainer.data import read_index
 from trainer.folder import write_whole
 from trainer.frames import AnnotatedFrame, Floats, Image, read_frames, read_picture
 
@@ -239,13 +239,12 @@ def _stored(cache: Path, digest: str) -> dict[str, Floats]:
 
 def _read_crops(folder: Path, splits: set[str]) -> Iterator[tuple[str, str, Image]]:
     """File, source and picture of the crops of some splits, each with a border of repeated edge pixels."""
-    try:
-        with (folder / "index.csv").open(newline="", encoding="utf-8-sig") as file:
-            rows = [(row["file"], row["source"]) for row in csv.DictReader(file) if row["split"] in splits]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv in UTF-8 with file, split and source ({error})") from None
-    for name, source in rows:
-        if source == FRAMES_SOURCE:
+    index = read_index(folder)
+    if not {"split", "source"} <= set().union(*index.values()):
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: no index.csv with file, split and source")
+    for name, row in index.items():
+        source = row["source"]
+        if row["split"] not in splits or source == FRAMES_SOURCE:
             continue
         image = read_picture(folder / name)
         pad = int(image.shape[0] * CROP_PAD)

@@ -78,7 +78,7 @@ def test_a_category_that_is_not_known_is_refused_before_anything_is_labelled(tmp
     assert teacher.shown == 0
 
 
-@pytest.mark.parametrize("index", [b"file,split,source\na.png,train,Z\xfcrich\n", b"split,source\ntrain,here\n"])
+@pytest.mark.parametrize("index", [b"file,split,source\na.png,train,Z\xfcrich\n", b"split,source\ntrain,here\n", b"file,source\na.png,here\n", b""])
 def test_an_index_of_crops_that_cannot_be_read_is_one_line(tmp_path, index):
     write_frames(tmp_path / "frames_train", [TO_TRAIN_ON])
     (tmp_path / "faces").mkdir()
