@@ -16,8 +16,9 @@ from torch import Tensor
 
 from trainer.detector_data import Library, Scene
 from trainer.detector_loss import Targets
+from trainer.detector_odd import odd_scenes
 from trainer.detector_recipe import DetectorRecipe
-from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene, odd_scene
+from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene
 from trainer.detector_teach import Answers, DenseTeacher
 
 AHEAD = 2
@@ -54,7 +55,7 @@ def make_batch(
 ) -> Batch:
     """One scene for each generator; the same for the same states. Without a teacher nothing is taught."""
     count = round(len(draws) * taught_share) if teacher else 0
-    taught = [odd_scene(library, rng, side_px, is_plain=is_plain) for rng in draws[:count]]
+    taught = odd_scenes(library, draws[:count], side_px, is_plain=is_plain)
     annotated = [make_scene(library, rng, side_px, is_plain=is_plain) for rng in draws[count:]]
     images_NHWC = torch.from_numpy(np.stack([scene.image_HWC for scene in (*taught, *annotated)]))
     return Batch(images_NHWC, _ask(teacher, taught), _targets(taught), _targets(annotated))

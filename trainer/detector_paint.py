@@ -7,11 +7,15 @@ from numpy.random import Generator
 from trainer.detector_data import overlaps
 from trainer.frames import Floats, Image
 
-SMALLEST_FACE_PX = 11
+SMALLEST_FACE_PX, SMALL_FACE_PX = 11, 32
+SMALL_SHARE = 0.45
+"""How often a face is to be one of the small ones: what a detector lacks beside its teacher, it lacks there."""
 
 
 def face_px(rng: Generator, largest: float, smallest: float = SMALLEST_FACE_PX) -> float:
-    """A size of face, log-uniform: small ones as often as large ones."""
+    """A size of face, log-uniform: small ones as often as large ones, or often one of SMALL_FACE_PX at most; never below `smallest`."""
+    if smallest == SMALLEST_FACE_PX and rng.random() < SMALL_SHARE:
+        largest = min(largest, SMALL_FACE_PX)
     return float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from trainer.detector_data import Library, Scene
 from trainer.detector_faces import add_faces
 from trainer.detector_paint import SMALLEST_FACE_PX, background, cover_faces, decoys, degrade, face_px, light
-from trainer.detector_place import askew, join, placing, put
+from trainer.detector_place import join, placing, put
 from trainer.frames import Floats, Image
 
 SIDE_PX, LARGE_SIDE_PX = 320, 640
@@ -44,12 +44,6 @@ def make_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_p
     if rng.random() < 0.25:
         image = cover_faces(image, scene.boxes_M4[scene.is_face_M], rng)
     return Scene(degrade(light(image, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
-
-
-def odd_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_plain: bool = False) -> Scene:
-    """A scene as `make_scene` makes them, half of them as if seen askew: for a teacher that needs no boxes, which are no longer exact."""
-    scene = make_scene(library, rng, side_px, is_plain=is_plain)
-    return askew(scene, rng) if rng.random() < 0.5 else scene
 
 
 def _view(

@@ -15,7 +15,7 @@ from trainer.detector_batch import make_batch
 from trainer.detector_data import Scene
 from trainer.detector_loss import Targets, corners, decode, priors
 from trainer.detector_place import askew
-from trainer.detector_scene import SIDE_PX, odd_scene
+from trainer.detector_scene import SIDE_PX
 from trainer.detector_teach import MOVED, SIZED, Answers, DenseTeacher, teaching_loss
 
 SHIPPED = ROOT / "edge_agent" / "models" / "detector" / "model.onnx"
@@ -129,16 +129,6 @@ def test_what_is_seen_askew_stays_in_its_box(seed: int) -> None:
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=2)
     assert turned.is_face_M.all()
     assert np.isnan(turned.landmarks_M10).all()
-
-
-def test_half_of_the_odd_scenes_are_askew() -> None:
-    library = drawn_library()
-    turned = [
-        np.isnan(scene.landmarks_M10).all()
-        for seed in range(60)
-        if len((scene := odd_scene(library, np.random.default_rng(seed), is_plain=True)).boxes_M4)
-    ]
-    assert 0.3 < np.mean(turned) < 0.7
 
 
 def test_what_is_no_detector_is_refused_in_one_line(tmp_path: Path) -> None:
