@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import signal
 import sys
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -13,6 +15,7 @@ from protocol.errors import FleetError, in_one_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A mask-camera fleet on one machine.")
 err = Console(stderr=True)
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -36,7 +39,7 @@ def demo(
     except ModuleNotFoundError as error:
         raise FleetError(f"the demo needs {error.name}: pip install 'maskfleet[demo]'") from None
 
-    counts = asyncio.run(run(seconds, broker, (lambda _: None) if as_json else lambda text: print(text, flush=True)))
+    counts = _until_ended(run(seconds, broker, (lambda _: None) if as_json else lambda text: print(text, flush=True)))
     print(json.dumps(counts) if as_json else ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()))
 
 
@@ -73,8 +76,23 @@ def simulate(
             raise FleetError(f"--{name} {value}: choose one of {', '.join(known)}")
     faults = Faults(model, loss, link_kib_s and link_kib_s * 1024, crash, clock_off_s, min(duplicates, cameras))  # type: ignore[arg-type]
     what = Simulation(cameras, broker, size, faults, release, tuple(wave.strip() for wave in waves.split(",")), soak_s, answer_s, rate_kib_s * 1024)  # type: ignore[arg-type]
-    figures = asyncio.run(run(what, (lambda _: None) if as_json else lambda text: print(text, flush=True)))
+    figures = _until_ended(run(what, (lambda _: None) if as_json else lambda text: print(text, flush=True)))
     print(json.dumps(figures) if as_json else "\n".join(f"{name:14} {value}" for name, value in figures.items()))
+
+
+def _until_ended(work: Coroutine[Any, Any, T]) -> T:
+    """What comes of the work; SIGTERM ends it as Ctrl-C does, with all that it has to take back."""
+
+    async def ending() -> T:
+        task = asyncio.current_task()
+        assert task, "a coroutine that runs is a task's"
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(ending())
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compose.throwaway import shipped, sign_release
 from protocol.broker import Broker
-from protocol.errors import FleetError
+from protocol.errors import FleetError, in_one_line
 from protocol.link import Link
 from protocol.messages import Message
 from protocol.rollouts import CoordinatorStatus, Desired, Reported, RolloutState, UpdateState
@@ -22,7 +22,6 @@ from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
 
 START_S = 1.0
 """The camera is seen at work before its model is exchanged."""
-LOOK_S = 0.5
 RATE_BYTES_S = 1e6
 RULES: dict[str, Any] = {"waves": ["100%"], "soak_s": 0.5, "answer_s": 60}
 
@@ -44,15 +43,12 @@ class Rollouts:
             self._reported.put_nowait(message)
 
     async def run(self, link: Link) -> None:
-        """Both rollouts, until cancelled; on a broker where a coordinator is at work already, none."""
+        """Both rollouts, until cancelled."""
         base = self._address.base
-        if await is_coordinated(link, base):
-            self._show("a coordinator is at work on this broker: the demo rolls nothing out")
-            return
         trusted = trusted_keys([public_text(self._key.public_key())])
-        async with coordinated(WatchSettings(self._broker, base, self._folder, trusted, rate_bytes_s=RATE_BYTES_S)):
-            await asyncio.sleep(START_S)
-            try:
+        try:
+            async with coordinated(WatchSettings(self._broker, base, self._folder, trusted, rate_bytes_s=RATE_BYTES_S)):
+                await asyncio.sleep(START_S)
                 name = await self._ship(link, "2", 2)
                 await self._until(2, UpdateState.COMMITTED)
                 await until_done(link, RolloutAddress(base, name))
@@ -61,8 +57,8 @@ class Rollouts:
                 await order(link, base, "abort", reason="the demo calls it back")
                 await self._until(3, UpdateState.ROLLED_BACK)
                 await asyncio.Event().wait()  # the coordinator stays until the demo ends
-            except FleetError as error:
-                self._show(f"rollout: {error}")
+        except (FleetError, OSError) as error:
+            self._show(f"rollout: {in_one_line(error)}")
 
     async def tidy(self, link: Link) -> None:
         """Takes back what the broker would retain of the rollouts."""
@@ -108,13 +104,3 @@ async def until_done(link: Link, rollout: RolloutAddress) -> None:
         async for _, state, _ in states:
             if state.phase == "done":
                 return
-
-
-async def is_coordinated(link: Link, base: str) -> bool:
-    """Whether a coordinator is online, by what the broker retains."""
-    async with link.receive(Fleet(base), CoordinatorStatus) as statuses:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
-                _, status, _ = await anext(statuses)
-                return status.value == "online"
-    return False

@@ -29,6 +29,10 @@ Filter = tuple[str, int]
 """What to subscribe to: a topic, which may have wildcards, and a QoS."""
 
 SEND_TIMEOUT_S = 10
+UNANSWERED = 5
+"""After so many messages in a row without an acknowledgement the connection is given up: its client sends nothing after twenty such."""
+UNSUBSCRIBE_TIMEOUT_S = 1
+"""Whoever leaves waits no longer; what still comes is for nobody."""
 SUBSCRIBE_TIMEOUT_S = 60
 """Subscribing may bring a flood of retained messages before its acknowledgement."""
 STEADY_S = 5
@@ -106,6 +110,7 @@ class Link:
         self._online_s = math.inf
         self._lost: asyncio.Future[None] = asyncio.Future()
         self._session = 0
+        self._unanswered = 0
         self._is_leaving = False
         self.problem = ""
         """Why the last connection failed or ended, in the words of the library; empty before that."""
@@ -148,17 +153,19 @@ class Link:
         await self._publish(address, kind.topic, b"")
 
     async def _publish(self, address: Fleet, topic: Topic, payload: bytes) -> None:
-        if self._client is None:
+        if (client := self._client) is None:
             raise LinkError("not connected to the broker")
-        publish = asyncio.ensure_future(
-            self._client.publish(topic.build(address), payload, qos=topic.qos, retain=topic.retained, timeout=SEND_TIMEOUT_S)
-        )
+        publish = asyncio.ensure_future(client.publish(topic.build(address), payload, qos=topic.qos, retain=topic.retained, timeout=SEND_TIMEOUT_S))
         try:
             await asyncio.wait({publish, self._lost}, return_when=asyncio.FIRST_COMPLETED)
             if not publish.done():
                 raise LinkError("the connection to the broker was lost")
             publish.result()
+            self._unanswered = 0 if topic.qos else self._unanswered
         except aiomqtt.MqttError as error:
+            self._unanswered += 1
+            if self._unanswered >= UNANSWERED and client is self._client:
+                _let_go(client)
             raise LinkError(f"{topic.leaf} not sent: {error}") from None
         finally:
             publish.cancel()
@@ -219,7 +226,7 @@ class Link:
 
     async def _serve(self, client: aiomqtt.Client) -> None:
         """One connection's life: read, greet, subscribe, stay; raises MqttError or LinkError at its end."""
-        self._client, self._lost = client, asyncio.Future()
+        self._client, self._lost, self._unanswered = client, asyncio.Future(), 0
         # Reading starts before subscribing, or a flood of retained messages could delay the acknowledgement.
         reader = asyncio.create_task(self._read(client))
         try:
@@ -295,7 +302,7 @@ class Link:
         gone = [topic for topic, qos in receiver.filters() if (topic, qos) not in kept]
         if self._client is not None and gone and not self._is_leaving:
             with contextlib.suppress(aiomqtt.MqttError):
-                await self._client.unsubscribe(gone)
+                await self._client.unsubscribe(gone, timeout=UNSUBSCRIBE_TIMEOUT_S)
 
     def _new_client(self) -> aiomqtt.Client:
         will = None

@@ -1,7 +1,6 @@
 """What is said while a model is rolled out: what a camera should run, what it runs, chunks, and how the rollout goes."""
 
 import base64
-import binascii
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
@@ -79,7 +78,7 @@ class Desired(Message):
         """manifest.json as it was signed; empty when nothing is asked for. Raises Rejected."""
         try:
             return base64.b64decode(self.manifest, validate=True)
-        except binascii.Error:
+        except ValueError:  # binascii.Error is one, and text that is not ASCII raises another
             raise Rejected(Reason.BAD_RELEASE, "manifest: not base64") from None
 
     @classmethod

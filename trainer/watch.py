@@ -192,10 +192,10 @@ class Coordinator:
     async def _obey(self) -> None:
         async with self._link.receive(self._settings.base, RolloutCommand, max_waiting=REMEMBERED) as commands:
             async for _, command, is_retained in commands:
-                if is_retained or (command.expires is not None and command.expires <= datetime.now(UTC)):
-                    log.warning("rollout command %s (%s): retained or expired, ignored", command.id, command.op)
+                if is_retained:
+                    log.warning("rollout command %s (%s): retained, ignored", command.id, command.op)
                     continue
-                ack = next((own for own in self._answered if own.id == command.id), None) or self._carry_out(command)
+                ack = next((own for own in self._answered if own.id == command.id), None) or _expired(command) or self._carry_out(command)
                 with contextlib.suppress(LinkError):  # the sender asks again
                     await self._link.send(self._fleet, ack)
 
@@ -240,6 +240,16 @@ class Coordinator:
 def _woke_s() -> float:
     """When the machine woke, by its clock as it is set now."""
     return time.time() - time.monotonic()
+
+
+def _expired(command: RolloutCommand) -> RolloutAck | None:
+    """The refusal of an order that came too late, or whose sender's clock is behind ours; None when it did not."""
+    now = datetime.now(UTC)
+    if command.expires is None or command.expires > now:
+        return None
+    log.warning("rollout command %s (%s): expired, refused", command.id, command.op)
+    reason = f"expired at {command.expires:%F %T} UTC, and the coordinator's clock shows {now:%F %T}: is one of the clocks wrong?"
+    return RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=reason)
 
 
 def _name(address: topics.Address) -> str:

@@ -1,13 +1,20 @@
+import errno
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from greetings import CAMERA, broker
 
+from compose import demo_rollout
 from edge_agent.demo_scene import BARE_S, MASKED_S
 from edge_agent.load import shipped
+from protocol.link import Link
 from protocol.release import MANIFEST_FILE, Manifest
 
 MODEL = Manifest.parse((shipped("classifier") / MANIFEST_FILE).read_bytes()).name
@@ -81,3 +88,15 @@ def test_ctrl_c_ends_the_demo_as_its_time_would() -> None:
     assert process.returncode == 0
     assert "ended (stopped)" in rest
     assert rest.splitlines()[-1].startswith("1 alerts, 1 incidents")
+
+
+async def test_a_release_that_cannot_be_written_is_one_line(mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(demo_rollout, "sign_release", full)
+    said: list[str] = []
+    async with Link(broker(mosquitto), "demo") as link:
+        await link.wait_online()
+        await demo_rollout.Rollouts(broker(mosquitto), CAMERA, tmp_path, Ed25519PrivateKey.generate(), said.append).run(link)
+    assert said == ["rollout: No space left on device"]

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from brokers import CAMERAS, simulate
@@ -54,17 +55,21 @@ def test_nothing_is_left_on_the_broker(mosquitto) -> None:
     assert mosquitto.retained() == []
 
 
-def test_nothing_is_left_on_the_broker_after_ctrl_c(mosquitto) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_on_the_broker_or_in_memory_by_one_that_is_ended(mosquitto, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "compose", "simulate", "--cameras", "3", "--soak-s", "60", "--broker", mosquitto.url]
+    memory = Path("/dev/shm")  # where it keeps the cameras' disks
+    others = set(memory.glob("maskfleet-simulate-*"))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # children of what a shell runs in the background would be deaf to it
     process = subprocess.Popen(command)
     signal.signal(signal.SIGINT, before)
     deadline_s = time.monotonic() + 60
     while not any("/rollout/" in topic for topic in mosquitto.retained()):
         assert time.monotonic() < deadline_s
-    process.send_signal(signal.SIGINT)
-    process.wait(30)
+    process.send_signal(number)
+    assert process.wait(30) in (128 + number, 1)
     assert mosquitto.retained() == []
+    assert set(memory.glob("maskfleet-simulate-*")) <= others
 
 
 def test_a_disk_that_takes_no_more_is_one_line() -> None:

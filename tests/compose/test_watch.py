@@ -20,7 +20,7 @@ from protocol.broker import Broker
 from protocol.errors import LinkError, Rejected
 from protocol.link import Link
 from protocol.messages import Status
-from protocol.rollouts import Reported, RolloutCommand, RolloutLog, RolloutState
+from protocol.rollouts import Reported, RolloutAck, RolloutCommand, RolloutLog, RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import Address
 from trainer import keys as trainer_keys
@@ -158,7 +158,11 @@ async def test_retained_and_expired_orders_are_not_carried_out(fleet: Fleet) -> 
     await fleet.until(lambda: fleet.states)
     past = datetime.now(UTC) - timedelta(seconds=1)
     async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
-        await client.publish(topic, RolloutCommand(id="old", op="abort", expires=past).encode(), qos=1)
+        async with fleet.link.receive("maskfleet", RolloutAck) as acks:
+            await client.publish(topic, RolloutCommand(id="old", op="abort", expires=past).encode(), qos=1)
+            ack = (await anext(acks)).message
+        assert (ack.id, ack.ok) == ("old", False)
+        assert "the coordinator's clock shows" in ack.reason
         await client.publish(topic, b"{not json", qos=1)
         await client.publish(topic, b"x" * 100_000, qos=1)
         await client.publish(topic, RolloutCommand(id="new", op="pause").encode(), qos=1)

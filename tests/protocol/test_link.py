@@ -1,6 +1,7 @@
 """The link against a real mosquitto that is stopped, frozen, started again, and refuses."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -16,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rig import MOSQUITTO, Mosquitto, missing
 
+from protocol import link as link_module
 from protocol.broker import Broker
 from protocol.errors import LinkError, Rejected
-from protocol.link import Link, Presence, backoff_s
+from protocol.link import UNANSWERED, Link, Presence, backoff_s
 from protocol.messages import Alert, Health, Message, NoMask, Status
 from protocol.rollouts import Chunk, CoordinatorStatus, Desired, Want
 from protocol.topics import ALERT, ChunkAddress, Fleet, ReleaseAddress
@@ -347,3 +349,42 @@ async def test_what_changes_while_a_greeting_is_said_stays(mosquitto) -> None:
         said = await retained(mosquitto, Health)
         assert isinstance(said, Health)
         assert said.capture == "failed"
+
+
+async def test_a_broker_that_acknowledges_nothing_is_left_and_another_connection_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client sends nothing more once twenty messages lack their acknowledgement, though its pings are still answered."""
+    monkeypatch.setattr(link_module, "SEND_TIMEOUT_S", 0.05)
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(len(connections))
+        acknowledges = len(connections) > 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                kind, length = await reader.readexactly(2)  # all packets here are short
+                packet = await reader.readexactly(length)
+                if kind >> 4 == 1:
+                    writer.write(b"\x20\x02\x00\x00")
+                elif kind >> 4 == 3 and acknowledges:
+                    after = 2 + int.from_bytes(packet[:2], "big")
+                    writer.write(b"\x40\x02" + packet[after : after + 2])
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, Link(Broker("127.0.0.1", server.sockets[0].getsockname()[1]), "camera") as link:
+        await link.wait_online()
+        for _ in range(UNANSWERED):
+            with pytest.raises(LinkError, match="not sent"):
+                await link.send(CAMERA, NoMask(value="ON"))
+        await eventually(lambda: len(connections) == 2 and link.is_online)
+        await link.send(CAMERA, NoMask(value="ON"))
+
+
+async def test_whoever_stops_listening_does_not_wait_for_a_broker_that_is_frozen(mosquitto) -> None:
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        async with link.receive("maskfleet", Health):
+            mosquitto.freeze()
+            start_s = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - start_s < 3
+        mosquitto.thaw()

@@ -195,3 +195,10 @@ def test_a_time_without_a_zone_is_refused() -> None:
 def test_an_empty_discovery_removes() -> None:
     assert Discovery(document=None).encode() == b""
     assert Discovery.decode(b"") == Discovery(document=None)
+
+
+@pytest.mark.parametrize("manifest", ["e30", "e3 0=", "é", "\u0000"])
+def test_a_manifest_that_is_not_base64_is_a_bad_release(manifest: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        Desired(rollout="r", attempt=1, manifest=manifest).manifest_bytes  # noqa: B018
+    assert caught.value.reason is Reason.BAD_RELEASE
