@@ -16,7 +16,7 @@ def write_frames(folder, files, category="with_mask"):
     coco = {
         "categories": [{"id": 1, "name": category}],
         "images": [{"id": number, "file_name": file} for number, file in enumerate(files)],
-        "annotations": [{"image_id": number, "category_id": 1, "bbox": [4, 4, 20, 20]} for number in range(len(files))],
+        "annotations": [{"image_id": number, "category_id": 1, "bbox": [4, 4, 26, 26]} for number in range(len(files))],
     }
     (folder / "annotations.json").write_text(json.dumps(coco))
 

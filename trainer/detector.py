@@ -24,6 +24,7 @@ from trainer.detector_data import Library
 from trainer.detector_loss import detection_loss, priors
 from trainer.detector_net import SIZES, DetectorNet
 from trainer.detector_recipe import DetectorRecipe
+from trainer.detector_revive import revive
 from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX
 from trainer.detector_start import restore
 from trainer.detector_teach import DenseTeacher, teaching_loss
@@ -65,7 +66,9 @@ def fit_detector(
     network = DetectorNet(SIZES[recipe.size])
     if start:
         draws = [np.random.default_rng([recipe.seed, number]) for number in range(recipe.batch)]
-        restore(network, start, make_batch(library, None, draws).images_NCHW)
+        images_NCHW = make_batch(library, None, draws).images_NCHW
+        restore(network, start, images_NCHW)
+        revive(network, images_NCHW)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # A GPU learns faster than one processor makes scenes.
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 1

@@ -147,6 +147,12 @@ def match(rows_K5: Floats, boxes_M4: Floats) -> tuple[Floats, NDArray[np.bool_]]
     return scores, is_false
 
 
+def check_countable(frames: list[AnnotatedFrame], min_px: float = 24) -> None:
+    """Raises Rejected when nothing could be found, and so nothing be said, on these frames."""
+    if not any(label in LABELS and min(box[2:]) >= min_px for frame in frames for label, box in zip(frame.labels, frame.boxes_M4, strict=True)):
+        raise Rejected(Reason.BAD_INPUT, f"no face of at least {min_px:g} px in {len(frames)} frames is annotated as {' or '.join(LABELS)}")
+
+
 def average_precision(findings: Findings, min_px: float = 24) -> float:
     """Area under precision over recall of the faces that count, precision made falling from the right (as in PASCAL VOC 2010)."""
     hits = findings.found_M[findings.counted(min_px)]
@@ -219,8 +225,10 @@ def compare(
 
     Per width: ours at its own threshold, and `ours_at_reference`: ours at the threshold that gives it as many false positives as
     the reference has at `reference_score`. `recall_by_shown_px`: by the size of the face in the resized picture, over the widths
-    and one more that makes faces large together, without the cascade. `time_ms` is measured in turns, one thread, on one frame per width.
+    and one more that makes faces large together, without the cascade. `time_ms` is measured in turns, one thread, on one frame per
+    width. Raises Rejected when no annotated face counts.
     """
+    check_countable(frames, min_px)
     cv2.setNumThreads(1)
     detectors = _detectors(ours, 0.02, reference, 0.02)
     thresholds = {"ours": threshold} | ({"reference": reference_score} if reference else {})

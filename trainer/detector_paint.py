@@ -12,9 +12,9 @@ SMALL_SHARE = 0.45
 """How often a face is to be one of the small ones: what a detector lacks beside its teacher, it lacks there."""
 
 
-def face_px(rng: Generator, largest: float, smallest: float = SMALLEST_FACE_PX) -> float:
+def face_px(rng: Generator, largest: float, smallest: float = SMALLEST_FACE_PX, small_share: float = SMALL_SHARE) -> float:
     """A size of face, log-uniform: small ones as often as large ones, or often one of SMALL_FACE_PX at most; never below `smallest`."""
-    if smallest == SMALLEST_FACE_PX and rng.random() < SMALL_SHARE:
+    if smallest == SMALLEST_FACE_PX and rng.random() < small_share:
         largest = min(largest, SMALL_FACE_PX)
     return float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
 
@@ -43,7 +43,7 @@ def decoys(image: Image, boxes_M4: Floats, rng: Generator) -> Image:
     image = image.copy()
     size_XY = image.shape[1::-1]
     for _ in range(int(rng.integers(1, 5))):
-        size = face_px(rng, 120)
+        size = face_px(rng, 120, small_share=0)
         centre = rng.uniform(0, size_XY)
         box = np.array([[*(centre - size * 0.75), size * 1.5, size * 1.5]], np.float32)
         if len(boxes_M4) and overlaps(box, boxes_M4).max() > 0.01:

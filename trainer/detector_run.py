@@ -61,11 +61,14 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
 
 def _check_frames(data: Path, holds_out: bool) -> None:
     """What could not be scored after hours of training is refused before them."""
-    files = [frame.file for frame in read_frames(data / "frames_train")]
+    frames = read_frames(data / "frames_train")
+    files = [frame.file for frame in frames]
     if holds_out and not 0 < sum(map(is_held_out, files)) < len(files):
         raise Rejected(Reason.BAD_INPUT, f"{data / 'frames_train'}: of {len(files)} frames, none are left to train on or to validate on; add more")
+    if holds_out:
+        detector_eval.check_countable([frame for frame in frames if is_held_out(frame.file)])
     if (data / "frames").is_dir():
-        read_frames(data / "frames")
+        detector_eval.check_countable(read_frames(data / "frames"))
 
 
 def score_detector(data: Path, teacher: Path, run: Path, threshold: float | None = None) -> dict[str, Any]:

@@ -29,7 +29,11 @@ def make_scene(library: Library, rng: Generator, side_px: int = SIDE_PX, *, is_p
     """
     if is_plain:
         is_mosaic = rng.random() < PLAIN_CROPS_SHARE
-        scene = _mosaic(library, rng, side_px) if is_mosaic else _view(library, background(rng, side_px), rng, largest_scale=LARGEST_PLAIN_SCALE)
+        scene = (
+            _mosaic(library, rng, side_px, LARGEST_PLAIN_SCALE)
+            if is_mosaic
+            else _view(library, background(rng, side_px), rng, largest_scale=LARGEST_PLAIN_SCALE)
+        )
         return Scene(degrade(light(scene.image_HWC, rng), scene.boxes_M4, rng), scene.boxes_M4, scene.landmarks_M10, scene.is_face_M)
     draw = rng.random()
     if draw < 0.55:
@@ -99,7 +103,7 @@ def _views(library: Library, rng: Generator, side_px: int) -> Scene:
     return join(canvas, [_view(library, canvas, rng, low, high) for low, high in windows])
 
 
-def _mosaic(library: Library, rng: Generator, side_px: int) -> Scene:
+def _mosaic(library: Library, rng: Generator, side_px: int, largest_scale: float = LARGEST_SCALE) -> Scene:
     """A grid of tiles, each a face crop or a part of a frame."""
     canvas = background(rng, side_px)
     tiles = int(rng.choice([1, 2, 3, 4, 6, 8], p=[0.15, 0.25, 0.25, 0.2, 0.1, 0.05]))
@@ -110,7 +114,7 @@ def _mosaic(library: Library, rng: Generator, side_px: int) -> Scene:
             low, high = (int(edges[column]), int(edges[row])), (int(edges[column + 1]), int(edges[row + 1]))
             draw = rng.random()
             if draw < 0.3 and tiles <= 3:
-                parts.append(_view(library, canvas, rng, low, high))
+                parts.append(_view(library, canvas, rng, low, high, largest_scale))
             elif draw < 0.92:
                 parts.append(_crop_tile(library, canvas, rng, low, high))
     return join(canvas, parts)

@@ -60,14 +60,14 @@ def _in_pass(network: DetectorNet) -> list[tuple[str, nn.Conv2d]]:
 
 
 def _fill(part: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
-    """Puts a convolution into another, whose further outputs stay as they are drawn; returns its bias."""
+    """Puts a convolution into another, whose further outputs stay as they are drawn; returns its bias, NaN for those."""
     outputs, inputs = (min(pair) for pair in zip(weight.shape[:2], part.weight.shape[:2], strict=True))
     part.weight.data[:outputs] = 0
     part.weight.data[:outputs, :inputs] = weight[:outputs, :inputs]
-    wide = torch.zeros(part.out_channels)
+    wide = torch.full((part.out_channels,), torch.nan)
     wide[:outputs] = bias[:outputs]
     if part.bias is not None:
-        part.bias.data.copy_(wide)
+        part.bias.data.copy_(wide.nan_to_num())
     return wide
 
 
@@ -78,7 +78,10 @@ def _pass_on(part: nn.Conv2d) -> Tensor:
 
 
 def _unfold(network: DetectorNet, biases: Iterator[Tensor], images_NCHW: Tensor) -> None:
-    """Sets each BatchNorm, in the order of the pass, to pass its input on with the next bias added."""
+    """Sets each BatchNorm, in the order of the pass, to pass its input on with the next bias added.
+
+    Channels that are new (NaN) are scaled as the others are in the middle, without their offset: one that is large would switch them off.
+    """
 
     def set_up(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(part, nn.BatchNorm2d)
@@ -87,8 +90,10 @@ def _unfold(network: DetectorNet, biases: Iterator[Tensor], images_NCHW: Tensor)
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
         part.running_mean.copy_(mean)
         part.running_var.copy_(variance)
-        part.weight.copy_((variance + part.eps).sqrt())
-        part.bias.copy_(mean + next(biases))
+        bias, scale = next(biases), (variance + part.eps).sqrt()
+        is_new = bias.isnan()
+        part.weight.copy_(torch.where(is_new, scale[~is_new].median(), scale))
+        part.bias.copy_(torch.where(is_new, 0, mean + bias))
 
     hooks = [part.register_forward_pre_hook(set_up) for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
     with torch.no_grad():

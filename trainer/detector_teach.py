@@ -25,6 +25,8 @@ SEES = 0.5
 """A teacher whose best answer within a known face is below this does not see it, and has nothing to say there."""
 SHOWS = 0.3
 """The loss is counted per place where the teacher's score is above this, as the annotated loss is per place that answers for a face."""
+SMALL_PX, BESIDE_PX = 32, 8
+"""A face smaller than the first is seen from so far beside its box, too."""
 LEAST = 1e-5
 MOVED, SIZED = (0.01, 0.065), (1.015, 0.95)
 """From the teacher's boxes to those of the library, which are the middle of its own and the annotators': moved by these shares of the sides,
@@ -98,5 +100,7 @@ def _as_in_library(corners_Q4: Tensor) -> Tensor:
 
 def _heard(score_NP: Tensor, priors_P3: Tensor, regions: Targets) -> Tensor:
     """Which places [N, P] count: all but those in known faces that the teacher does not see."""
-    is_missed_M = (score_NP[regions.picture_M] * inside(regions.boxes_M4, priors_P3)).amax(1) < SEES
-    return ~covered(regions.picture_M[is_missed_M], regions.boxes_M4[is_missed_M], priors_P3, len(score_NP))
+    beside_M1 = (regions.boxes_M4[:, 2:].amin(1, keepdim=True) < SMALL_PX) * float(BESIDE_PX)
+    boxes_M4 = torch.cat([regions.boxes_M4[:, :2] - beside_M1, regions.boxes_M4[:, 2:] + 2 * beside_M1], 1)
+    is_missed_M = (score_NP[regions.picture_M] * inside(boxes_M4, priors_P3)).amax(1) < SEES
+    return ~covered(regions.picture_M[is_missed_M], boxes_M4[is_missed_M], priors_P3, len(score_NP))

@@ -52,7 +52,7 @@ def read_frames(folder: Path, unnoted: Path | None = None) -> list[AnnotatedFram
         boxes = {number: _boxes([box for box, _ in known]) for number, known in faces.items()}
         crowds = {number: _boxes(known) for number, known in ignored.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({type(error).__name__})") from None
+        raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: no readable COCO annotations ({_cause(error)})") from None
     if not files:
         raise Rejected(Reason.BAD_INPUT, f"{folder / ANNOTATIONS_FILE}: names no picture")
     left_out = _read_unnoted(unnoted) if unnoted else {}
@@ -68,15 +68,25 @@ def read_frames(folder: Path, unnoted: Path | None = None) -> list[AnnotatedFram
     ]
 
 
+def _cause(error: Exception) -> str:
+    """Why a file could not be understood, on one line."""
+    what = (error.strerror or "") if isinstance(error, OSError) else str(error)
+    return f"{type(error).__name__}: {what.splitlines()[0][:100]}" if what else type(error).__name__
+
+
 def _read_unnoted(path: Path) -> dict[str, Floats]:
     try:
         return {str(file): _boxes(boxes) for file, boxes in json.loads(path.read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise Rejected(Reason.BAD_INPUT, f"{path}: no JSON object of lists of boxes by file name ({type(error).__name__})") from None
+        raise Rejected(Reason.BAD_INPUT, f"{path}: no JSON object of lists of boxes by file name ({_cause(error)})") from None
 
 
 def _boxes(rows: list[list[float]]) -> Floats:
-    return np.array(rows, np.float32).reshape(-1, 4)
+    """Boxes [N, 4]; raises ValueError for what is none, or has no area."""
+    boxes = np.array(rows, np.float32).reshape(-1, 4)
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
+        raise ValueError("a box without an area")
+    return boxes
 
 
 def read_picture(path: Path) -> Image:

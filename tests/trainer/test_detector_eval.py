@@ -1,10 +1,12 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from protocol.errors import Rejected
 from trainer import measure
 from trainer.detector_card import table
 from trainer.detector_commands import show_detector
@@ -67,6 +69,12 @@ def test_what_lies_in_a_region_to_ignore_is_neither_right_nor_wrong():
     found = find(detect, [ignoring], NATIVE)
     assert found.found_M.tolist() == pytest.approx([0.9])
     assert found.false_K.tolist() == pytest.approx([0.7]), "less than half of it lies in the region"
+
+
+def test_frames_on_which_nothing_counts_are_refused():
+    for nothing in (frame((10, 10, 20, 40)), frame((10, 10, 40, 40), labels=("face",)), frame()):
+        with pytest.raises(Rejected, match="no face of at least 24 px in 1 frames is annotated as with_mask or without_mask"):
+            compare(Path("unused.onnx"), 0.5, None, [nothing])
 
 
 def test_the_threshold_for_so_many_false_positives():

@@ -104,6 +104,21 @@ def test_where_the_teacher_misses_a_known_face_it_has_nothing_to_say(is_face: bo
         assert (student.grad[0, ~inside, 0] != 0).all()
 
 
+@pytest.mark.parametrize("side", [16.0, 40.0], ids=["small", "large"])
+def test_a_small_face_is_looked_for_beside_its_box_too(side: float) -> None:
+    """Annotated scenes let places there answer for it: what the teacher sees there is heard, and where it sees nothing, it does not say no."""
+    box, here, none = torch.tensor([[41.0, 41.0, side, side]]), torch.zeros(1, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    known = Targets(here, box, torch.zeros(1, 10), none, box[:0])
+    beside = ((PLACES[:, 0] == 40) & (PLACES[:, 1] == 40)).nonzero().flatten()
+    within = ((PLACES[:, 0] == 48) & (PLACES[:, 1] == 48)).nonzero().flatten()
+    for seen, is_heard in ((0.4, (side > 16, False)), (0.6, (True, side == 16))):
+        taught_NP = torch.full((1, len(PLACES)), 0.02)
+        taught_NP[0, beside[0]] = seen
+        student = maps_of(torch.full_like(taught_NP, 0.9))
+        like(student, taught_NP, known).backward()
+        assert ((student.grad[0, beside, 0] != 0).all(), (student.grad[0, within, 0] != 0).all()) == is_heard
+
+
 def test_a_batch_holds_the_teachers_answers_of_its_first_scenes(teacher: DenseTeacher) -> None:
     batch, again = (make_batch(drawn_library(), teacher, [np.random.default_rng([3, n]) for n in range(4)], 0.5) for _ in range(2))
     assert batch.images_NCHW.shape == (4, 3, 320, 320)

@@ -8,6 +8,11 @@ from empty_frames import write_frames
 from protocol.errors import Reason, Rejected
 from trainer.frames import read_frames
 
+ONE_BOX = (
+    '{"images": [{"id": 1, "file_name": "x.jpg"}], "categories": [{"id": 1, "name": "with_mask"}],'
+    ' "annotations": [{"image_id": 1, "category_id": 1, "bbox": %s}]}'
+)
+
 
 @pytest.mark.parametrize(
     "annotations",
@@ -17,6 +22,7 @@ from trainer.frames import read_frames
         '{"images": []}',
         '{"images": [], "categories": [], "annotations": []}',
         '{"images": [{"id": 1, "file_name": "x.jpg"}], "categories": [], "annotations": []}',
+        *(ONE_BOX % box for box in ("[4, 4, 0, 5]", "[4, 4, -4, 5]", "[4, 4, NaN, 5]", "[4, 4, 5]", '"wide"')),
     ],
 )
 def test_a_folder_that_is_not_coco_is_refused(tmp_path, annotations):
