@@ -46,7 +46,7 @@ def test_a_camera_that_changes_its_size_is_followed(crowd: np.ndarray) -> None:
     assert detect(Frame(crowd, 0.0, 0.0)) == large
     assert len(small) == len(large)
     for one, other in zip(sorted(small, key=lambda f: f.box.x), sorted(large, key=lambda f: f.box.x), strict=True):
-        assert one.box.x * 2 == pytest.approx(other.box.x, abs=0.1 * other.box.size)
+        assert one.box.x * 2 == pytest.approx(other.box.x, abs=0.15 * other.box.size), "a face of 23 px is framed to a few"
 
 
 def test_nothing_of_the_last_picture_is_left_in_the_next(crowd: np.ndarray) -> None:
