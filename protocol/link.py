@@ -161,7 +161,8 @@ class Link:
             if not publish.done():
                 raise LinkError("the connection to the broker was lost")
             publish.result()
-            self._unanswered = 0 if topic.qos else self._unanswered
+            if topic.qos:  # without, nothing was acknowledged
+                self._unanswered = 0
         except aiomqtt.MqttError as error:
             self._unanswered += 1
             if self._unanswered >= UNANSWERED and client is self._client:

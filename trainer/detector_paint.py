@@ -14,7 +14,7 @@ SMALL_SHARE = 0.45
 
 def face_px(rng: Generator, largest: float, smallest: float = SMALLEST_FACE_PX, small_share: float = SMALL_SHARE) -> float:
     """A size of face, log-uniform: small ones as often as large ones, or often one of SMALL_FACE_PX at most; never below `smallest`."""
-    if smallest == SMALLEST_FACE_PX and rng.random() < small_share:
+    if smallest < SMALL_FACE_PX and rng.random() < small_share:
         largest = min(largest, SMALL_FACE_PX)
     return float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
 

@@ -248,7 +248,7 @@ def _expired(command: RolloutCommand) -> RolloutAck | None:
     if command.expires is None or command.expires > now:
         return None
     log.warning("rollout command %s (%s): expired, refused", command.id, command.op)
-    reason = f"expired at {command.expires:%F %T} UTC, and the coordinator's clock shows {now:%F %T}: is one of the clocks wrong?"
+    reason = f"expired at {command.expires.astimezone(UTC):%F %T} UTC, and the coordinator's clock shows {now:%F %T}: is one of the clocks wrong?"
     return RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=reason)
 
 
