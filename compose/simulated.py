@@ -15,7 +15,7 @@ from edge_agent.check import Owner
 from edge_agent.disk import Disk
 from edge_agent.fetch import fetch
 from edge_agent.gate import Gate
-from edge_agent.install import Installer
+from edge_agent.install import Broken, Installer
 from edge_agent.slots import Slots
 from edge_agent.update_state import Event, Release
 from edge_agent.updating import Updates
@@ -124,6 +124,11 @@ class SimulatedHost:
     async def fails(self) -> None:
         """What was good in its trial stays good."""
         await asyncio.Event().wait()
+
+    async def breaks(self) -> Broken:
+        """And ever after."""
+        await asyncio.Event().wait()
+        raise AssertionError("nothing sets that event")
 
     async def settle(self) -> None:
         """Nothing to let go."""

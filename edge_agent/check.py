@@ -50,4 +50,5 @@ def target_of(manifest: Manifest, desired: Desired) -> Target:
         version=manifest.version,
         counter=manifest.counter,
         manifest=desired.manifest,
+        signature=desired.signature,
     )

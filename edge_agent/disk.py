@@ -1,6 +1,7 @@
 """The few things that are done to files, in the order that survives a power cut: written, synced, renamed, folder synced."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -63,5 +64,7 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
-        await asyncio.wait({job})
+        while not job.done():  # whoever cancels may do so again and again
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({job})
         raise

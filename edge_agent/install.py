@@ -15,7 +15,7 @@ from edge_agent.check import Owner
 from edge_agent.disk import in_thread
 from edge_agent.gate import Gate, judge
 from edge_agent.slots import Part, Slots
-from edge_agent.update_state import Accepted, Action, Asked, Done, Event, Failed, Refused, Started, State, Target, Withdrawn
+from edge_agent.update_state import Accepted, Action, Asked, Done, Event, Failed, Lost, Refused, Started, State, Target, Withdrawn
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.release import Manifest
 from protocol.rollouts import Desired, Kind, Trial
@@ -35,6 +35,14 @@ Fetch = Callable[[Manifest, Part, Callable[[int], None]], Awaitable[None]]
 """Gets the missing chunks of a model into a part file, telling how many are missing."""
 
 
+class Broken(Rejected):
+    """A model has failed on a frame."""
+
+    def __init__(self, kind: Kind, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.kind = kind
+
+
 class Host(Protocol):
     """Where a model is tried: a camera, or a simulated one. A failed model raises Rejected or DeviceError."""
 
@@ -49,6 +57,9 @@ class Host(Protocol):
 
     async def fails(self) -> None:
         """Returns never: raises what the model on trial fails of, as soon as it does."""
+
+    async def breaks(self) -> Broken:
+        """Returns when a model that was committed has failed, and the one that ships has taken its place."""
 
     async def settle(self) -> None:
         """The old model is not needed any more."""
@@ -87,10 +98,13 @@ class Installer:
     async def run(self) -> None:
         """Goes on where the journal stands, and follows what is desired, until cancelled."""
         doing = await self._begin(await self._take(Started()))
-        asking = asyncio.create_task(self._inbox.get())
+        asking, breaking = asyncio.create_task(self._inbox.get()), asyncio.create_task(self._host.breaks())
         try:
             while True:
-                await asyncio.wait({asking} if doing is None else {doing, asking}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({asking, breaking} if doing is None else {doing, asking, breaking}, return_when=asyncio.FIRST_COMPLETED)
+                if breaking.done():
+                    broken, breaking = breaking.result(), asyncio.create_task(self._host.breaks())
+                    await self._take(Lost(broken.kind, self._slots.shipped(broken.kind), broken.reason, broken.detail))
                 if doing is not None and doing.done():
                     event = doing.result()
                     doing = None if event is None else await self._begin(await self._take(event))
@@ -103,6 +117,7 @@ class Installer:
                         self.changed.set()
         finally:
             await end(asking)
+            await end(breaking)
             await end(doing)
 
     async def _ask(self, desired: Desired) -> tuple[Action, ...]:
@@ -170,15 +185,16 @@ class Installer:
         target, slot = self.state.target, self.state.slot
         if target is None or slot is None:
             raise Rejected(Reason.BAD_RELEASE, "the journal names no release")
-        data = base64.b64decode(target.manifest)
-        manifest, folder = Manifest.parse(data), self._slots.folder(target.kind, slot)
+        # A key may have been taken out of the settings since the release was accepted, or its last day has come.
+        manifest = self._allowed(Desired(manifest=target.manifest, signature=target.signature), datetime.now(UTC))
+        folder = self._slots.folder(target.kind, slot)
         match action:
             case Action.FETCH:
                 part = await in_thread(self._slots.part, manifest, slot)
                 await self._fetch(manifest, part, lambda missing: self._progress(missing, len(manifest.chunks)))
                 return Done()
             case Action.VERIFY:
-                await in_thread(self._slots.prove, manifest, data, slot)
+                await in_thread(self._slots.prove, manifest, base64.b64decode(target.manifest), slot)
                 return Done()
             case Action.TEST:
                 with self._lenient():
@@ -199,6 +215,11 @@ class Installer:
         except Rejected as error:
             return Refused(error.reason, error.detail, target)
         return Accepted(target, await in_thread(self._slots.has, manifest, update.spare(self.state, manifest.kind)))
+
+    def _allowed(self, desired: Desired, now: datetime) -> Manifest:
+        manifest = check.read(desired, self._owner, now)
+        check.allow(manifest, self._owner, now)
+        return manifest
 
     async def _tried(self, kind: Kind, folder: Path) -> Event:
         """What a trial ends with: the first figures that are not good enough, or its last."""

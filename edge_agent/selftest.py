@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_agent.classify import Classifier
+from edge_agent.classify import MAX_BATCH, Classifier
 from edge_agent.detect import Detector
 from edge_agent.load import load_classifier, load_detector
 from edge_agent.scene import Box, Face, Frame
@@ -33,13 +33,37 @@ WARM_UP = 3
 SLOWER = 2.0
 SLACK_MS = 5.0
 """A model may take twice the old one's time, and this much more: what the frames bear is measured in the shadow phase."""
+CROWDS = (2, MAX_BATCH + 1)
+"""So many faces a classifier must bear, too: a network may be made for batches of one size."""
 MAX_OUTPUT = 10_000
+STARTS = 3
+"""A child that somebody told to end says nothing of the model: whoever stops the agent by its group or its service may tell the child first."""
 
 
 async def prove(kind: Kind, new: Path, old: Path, time_s: float = TIME_S) -> None:
     """Returns when the release in `new` has given its golden answers in time; raises Rejected when it has not, or has crashed."""
+    for _ in range(STARTS):
+        status, output = await _run(kind, new, old, time_s)
+        if status not in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
+            break
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise Rejected(Reason.TIMED_OUT, f"the self-test took {CPU_S} s of the processor, or was killed")
+    try:
+        answer = json.loads(output[:MAX_OUTPUT])
+        if status == 0 and answer["ok"]:
+            return
+        raise Rejected(Reason(answer["reason"]), str(answer["detail"])[:500])
+    except (ValueError, KeyError, TypeError):
+        raise Rejected(Reason.CRASHED, f"the self-test ended with {status} and no answer") from None
+
+
+async def _run(kind: Kind, new: Path, old: Path, time_s: float) -> tuple[int | None, bytes]:
+    """Exit status and output of a child; it is gone when this returns, or is cancelled."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "edge_agent.selftest", kind, new, old, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        *(sys.executable, "-m", "edge_agent.selftest", kind, new, old),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for the agent
     )
     try:
         async with asyncio.timeout(time_s):
@@ -50,15 +74,7 @@ async def prove(kind: Kind, new: Path, old: Path, time_s: float = TIME_S) -> Non
         if child.returncode is None:
             child.kill()
             await child.wait()
-    if child.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        raise Rejected(Reason.TIMED_OUT, f"the self-test took {CPU_S} s of the processor, or was killed")
-    try:
-        answer = json.loads(output[:MAX_OUTPUT])
-        if child.returncode == 0 and answer["ok"]:
-            return
-        raise Rejected(Reason(answer["reason"]), str(answer["detail"])[:500])
-    except (ValueError, KeyError, TypeError):
-        raise Rejected(Reason.CRASHED, f"the self-test ended with {child.returncode} and no answer") from None
+    return child.returncode, output
 
 
 def main(kind: str, new: Path, old: Path) -> None:
@@ -84,8 +100,10 @@ def _once(kind: str, release: Path) -> Callable[[], None]:
         detect: Detector = load_detector(DetectSettings(), release=release)[0]
         return lambda: _ignore(detect(frame))
     classify: Classifier = load_classifier(ClassifySettings(), release=release)[0]
-    faces = (Face(Box(100, 100, 120, 160), 1.0),)
-    return lambda: _must_be_probabilities([reading.p_no_mask for reading in classify(frame, faces)])
+    face = Face(Box(100, 100, 120, 160), 1.0)
+    for faces in CROWDS:
+        _must_be_probabilities([reading.p_no_mask for reading in classify(frame, (face,) * faces)])
+    return lambda: _must_be_probabilities([reading.p_no_mask for reading in classify(frame, (face,))])
 
 
 def _ignore(_: object) -> None:

@@ -1,8 +1,7 @@
 """Two models on the same frames: what the second would have made of what the first one saw, and what it would have cost."""
 
-import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 from edge_agent.load import Eyes
 from edge_agent.pipeline import Seen
 from edge_agent.scene import Box, Face, Frame, Label, Reading
-from protocol.errors import Reason, Rejected
 from protocol.rollouts import Kind, Trial
 
 SAME_IOU = 0.35
@@ -95,22 +93,3 @@ def iou(a: Box, b: Box) -> float:
     if width <= 0 or height <= 0:
         return 0.0
     return width * height / (a.w * a.h + b.w * b.h - width * height)
-
-
-def guarded(eyes: Eyes) -> Eyes:
-    """The same eyes, raising Rejected before anything that is no number, or no probability, can be decided on."""
-
-    def detect(frame: Frame) -> tuple[Face, ...]:
-        faces = eyes.detect(frame)
-        for face in faces:
-            if not all(map(math.isfinite, (face.box.x, face.box.y, face.box.w, face.box.h, face.score))):
-                raise Rejected(Reason.NOT_A_NUMBER, "the new detector gives a face that is no number")
-        return faces
-
-    def classify(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
-        readings = eyes.classify(frame, faces)
-        if not all(0 <= reading.p_no_mask <= 1 for reading in readings):
-            raise Rejected(Reason.NOT_A_NUMBER, "the new classifier gives a probability that is no number from 0 to 1")
-        return readings
-
-    return replace(eyes, detect=detect, classify=classify)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.capture import CaptureState
-from edge_agent.load import Eyes, with_release
+from edge_agent.guard import guarded
+from edge_agent.install import Broken
+from edge_agent.load import Eyes, shipped, with_release
 from edge_agent.pipeline import Pipeline, Seen
 from edge_agent.scene import Frame
 from edge_agent.selftest import prove
 from edge_agent.settings import Settings
-from edge_agent.shadow import Look, Shadow, guarded, p95_ms
-from protocol.errors import DeviceError, Reason, Rejected
+from edge_agent.shadow import Look, Shadow, p95_ms
+from protocol.errors import Reason, Rejected
 from protocol.rollouts import Kind, Trial
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ NO_FRAMES_S = 120.0
 """So much longer it is waited for frames, where the camera or detection is off."""
 HUNG_S = 5.0
 """A frame that takes longer than this takes for ever."""
+BREAK_LOOK_S = 1.0
+"""An installed model that broke is written down within this time; the one that ships sees from the same frame on."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,11 @@ class Sight:
         self._capture = capture
         self._is_detecting = is_detecting
         self._folders = folders
-        self._tried: tuple[Kind, Path, Eyes] | None = None
+        self._tried: tuple[Kind, Path] | None = None
         self._old: Eyes | None = None
         """Kept while a new model is on trial."""
-        self._used = eyes
+        self._used: Eyes | None = None
+        self._broken: list[Broken] = []
         self._shadow: Shadow | None = None
         self._failure: Rejected | None = None
         self._looks: list[Look] | None = None
@@ -74,7 +79,10 @@ class Sight:
         self._busy_s: float | None = None
 
     def see(self, frame: Frame) -> Seen:
-        """What a frame shows. A model on trial that fails is gone before the frame is over, and the old one sees it instead."""
+        """What a frame shows. A model that fails, on trial or long installed, is gone before the frame is over, and another sees it instead.
+
+        Raises Broken when a model fails that the package or the settings brought along.
+        """
         self._busy_s = time.monotonic()
         seen = self._see(frame)
         self._frames += 1
@@ -85,29 +93,42 @@ class Sight:
         if shadow is not None and self._failure is None:
             try:
                 shadow.see(frame, seen)
-            except Exception as error:  # whatever a model that is not in use dies of
-                self._failure = _failure(error)
+            except Broken as failure:
+                self._failure = failure
         self._busy_s = None
         return seen
 
     def _see(self, frame: Frame) -> Seen:
-        self._exchange()
-        old = self._old
-        if old is None:
-            return self._pipeline(frame)
         try:
-            return self._pipeline(frame)
-        except Exception as error:  # as above, of a model on trial
-            self._failure = _failure(error)
-            self.eyes = old
-            self._exchange()
-            return self._pipeline(frame)
+            return self._look(frame)
+        except Broken as failure:
+            used, old = self._used, self._old
+            if self.eyes is used and old is not None and used is not old:
+                self._failure = failure
+                self.eyes = old
+            elif self.eyes is used:
+                self._give_up(failure)
+        return self._see(frame)
 
-    def _exchange(self) -> None:
+    def _look(self, frame: Frame) -> Seen:
         eyes = self.eyes
         if eyes is not self._used:
-            self._pipeline.change(eyes.detect, eyes.classify)
+            safe = guarded(eyes)
+            self._pipeline.change(safe.detect, safe.classify)
             self._used = eyes
+        return self._pipeline(frame)
+
+    def _give_up(self, failure: Broken) -> None:
+        """The model that ships takes the place of an installed one; raises the failure when that is what failed."""
+        kind = failure.kind
+        if self._folders[kind] == shipped(kind):
+            raise failure
+        log.error("the installed %s has failed, the one that ships sees instead: %s", kind, failure)
+        self._folders[kind] = shipped(kind)
+        self.eyes = with_release(self.eyes, kind, shipped(kind), self._settings)
+        if self._old is not None:
+            self._old = self.eyes
+        self._broken.append(failure)
 
     async def test(self, kind: Kind, folder: Path) -> None:
         """Golden answers and latency, in a child process."""
@@ -132,8 +153,8 @@ class Sight:
     async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
         """The new model decides, and is watched; figures from before the trial are put beside its own, again and again until it is over."""
         new = await asyncio.to_thread(with_release, self.eyes, kind, folder, self._settings)
-        self._failure, self._tried = None, (kind, folder, new)
-        self._old, self.eyes = self.eyes, guarded(new)
+        self._failure, self._tried = None, (kind, folder)
+        self._old, self.eyes = self.eyes, new
         known = before.model_dump(include={"faces", "disagreed", "fps_before", "fps_capture_before", "latency_p95_before_ms"}) if before else {}
         async with contextlib.aclosing(self._watch(self._settings.updates.trial_s)) as figures:
             async for found in figures:
@@ -145,10 +166,16 @@ class Sight:
             self._check()
             await asyncio.sleep(LOOK_S)
 
+    async def breaks(self) -> Broken:
+        """Waits until an installed model has failed, and the one that ships has taken its place."""
+        while not self._broken:
+            await asyncio.sleep(BREAK_LOOK_S)
+        return self._broken.pop(0)
+
     async def settle(self) -> None:
         """The model on trial stays; the old one goes."""
         if self._tried is not None:
-            kind, folder, self.eyes = self._tried
+            kind, folder = self._tried
             self._folders[kind] = folder
         self._old = self._tried = None
 
@@ -219,9 +246,3 @@ class Sight:
 async def _last(figures: AsyncIterator[Trial]) -> Trial:
     found = [trial async for trial in figures]
     return found[-1]
-
-
-def _failure(error: Exception) -> Rejected:
-    if isinstance(error, Rejected):
-        return error
-    return Rejected(Reason.CRASHED, str(error) if isinstance(error, DeviceError) else f"{type(error).__name__}: {error}")

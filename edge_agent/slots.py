@@ -70,10 +70,15 @@ class Slots:
         return Part(folder / PART_FILE, manifest, self._disk)
 
     def prove(self, manifest: Manifest, manifest_bytes: bytes, slot: Slot) -> Path:
-        """The slot's folder, now a whole release; raises Rejected when the model is not the manifest's."""
+        """The slot's folder, now a whole release; raises Rejected when its chunks do not make the model of the manifest.
+
+        Raises OSError when chunks that were right have changed on the disk: those are fetched again next time.
+        """
         folder = self.folder(manifest.kind, slot)
         found = self._find(manifest, slot)
         if found is None:
+            if Part(folder / PART_FILE, manifest, self._disk).missing():
+                raise OSError(f"{folder / PART_FILE}: what was written is not what can be read")
             self._disk.remove(folder / PART_FILE)
             raise Rejected(Reason.WRONG_DIGEST, "the chunks are right, and yet do not make the model of the manifest")
         self._make_dir(folder)

@@ -31,7 +31,12 @@ S = UpdateState
 
 MAX_RESTARTS = 2
 """So many restarts while a new model is being tried are its fault."""
-BLAMELESS = frozenset({Reason.WITHDRAWN, Reason.DISK_FAILED, Reason.NOT_CONNECTED, Reason.NO_FRAMES})
+BLAMELESS = frozenset(
+    {
+        *(Reason.WITHDRAWN, Reason.DISK_FAILED, Reason.NOT_CONNECTED, Reason.NO_FRAMES),
+        *(Reason.UPDATES_OFF, Reason.BAD_SIGNATURE, Reason.UNKNOWN_KEY, Reason.EXPIRED, Reason.AGENT_TOO_OLD),
+    }
+)
 """Failures that say nothing about the model: it may be tried again."""
 
 ACTIONS: Mapping[UpdateState, Action] = {
@@ -61,8 +66,8 @@ TRANSITIONS: Mapping[UpdateState, Mapping[type[Event], tuple[UpdateState, ...]]]
     S.TESTING: {Done: (S.SHADOW,), Failed: (S.FAILED,), Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Started: (S.VERIFYING, S.FAILED)},
     S.SHADOW: {Done: (S.TRIAL,), Failed: (S.FAILED,), Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Started: (S.VERIFYING, S.FAILED)},
     S.TRIAL: {Done: (S.COMMITTED,), Failed: (S.ROLLED_BACK,), Withdrawn: (S.ROLLED_BACK,), Started: (S.TRIAL, S.ROLLED_BACK)},
-    S.COMMITTED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Lost: (S.COMMITTED, S.IDLE)},
-    S.REJECTED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
+    S.COMMITTED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Lost: (S.COMMITTED, S.IDLE, S.FAILED)},
+    S.REJECTED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,), Started: (S.IDLE,)},
     S.FAILED: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
     S.ROLLED_BACK: {Asked: (S.CHECKING,), Withdrawn: (S.IDLE,)},
 }
@@ -111,7 +116,7 @@ def _after(state: State, event: Event) -> State:
         case Started():
             return _resume(state)
         case Lost():
-            return _lose(state, event.kind, event.shipped)
+            return _lose(state, event)
 
 
 def _accept(state: State, event: Accepted) -> State:
@@ -148,7 +153,7 @@ def _go_on(state: State, trial: Trial | None) -> State:
 
 def _resume(state: State) -> State:
     """After a restart: what a new model was doing to the machine when it went down is not known, so it is proven again."""
-    if state.state is S.CHECKING:  # the desired state arrives again
+    if state.state in (S.CHECKING, S.REJECTED):  # the desired state arrives again, and may be allowed now: settings are read at a start
         return _fresh(state)
     if state.state is S.FETCHING:
         return state
@@ -174,11 +179,16 @@ def _noted(fingerprints: tuple[str, ...], fingerprint: str) -> tuple[str, ...]:
     return (*(own for own in fingerprints if own != fingerprint), fingerprint)[-MAX_BAD:]
 
 
-def _lose(state: State, kind: Kind, shipped: Release) -> State:
-    """The counter stays: an old release is not to come back by way of a broken disk; the one that was lost is asked for anew."""
-    if state.state is S.COMMITTED and state.target is not None and state.target.kind == kind:
+def _lose(state: State, event: Lost) -> State:
+    """The counter stays: an old release is not to come back by way of a broken disk; one that was lost, and did not fail, is asked for anew."""
+    kind, lost = event.kind, state.installed(event.kind)
+    is_answer = state.state is S.COMMITTED and state.target is not None and state.target.kind == kind
+    if event.reason is not None:
+        state = _change(state, bad=_noted(state.bad, lost.fingerprint))
+        state = _end(state, S.FAILED, event.reason, event.detail) if is_answer else state
+    elif is_answer:
         state = _fresh(state)
-    return _change(state, **{kind: shipped.model_copy(update={"counter": state.installed(kind).counter})})
+    return _change(state, **{kind: event.shipped.model_copy(update={"counter": lost.counter})})
 
 
 def _end(state: State, ended: UpdateState, reason: Reason, detail: str) -> State:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from protocol.errors import Reason
 from protocol.rollouts import Kind, Trial, UpdateState
+from protocol.signature import Signature
 
 MAX_BAD = 64
 """So many releases that failed are remembered."""
@@ -43,6 +44,8 @@ class Target(_Frozen):
     counter: int
     manifest: str
     """The bytes of its manifest, in base64."""
+    signature: Signature | None = None
+    """What allows it, for as long as its key is trusted."""
 
 
 class State(_Frozen):
@@ -166,10 +169,13 @@ class Started:
 
 @dataclass(frozen=True)
 class Lost:
-    """The installed model of a kind cannot be loaded any more; the one that ships takes its place."""
+    """The installed model of a kind cannot be loaded any more, or has failed; the one that ships takes its place."""
 
     kind: Kind
     shipped: Release
+    reason: Reason | None = None
+    """Of a failure: the release is not to come again."""
+    detail: str = ""
 
 
 Event = Asked | Withdrawn | Accepted | Refused | Done | Failed | Started | Lost

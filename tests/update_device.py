@@ -9,7 +9,7 @@ from made_releases import PUBLIC, TRUSTED, Made
 from edge_agent.check import Owner
 from edge_agent.disk import Disk
 from edge_agent.gate import Gate
-from edge_agent.install import Installer, _name
+from edge_agent.install import Broken, Installer, _name
 from edge_agent.installed import recall, slots_of
 from edge_agent.load import Eyes
 from edge_agent.settings import Settings, UpdateSettings
@@ -50,6 +50,11 @@ class Calm:
         if "fails" in self._failures:
             self._answer("fails")
         await asyncio.Event().wait()
+
+    async def breaks(self) -> Broken:
+        if not isinstance(broken := self._failures.pop("breaks", None), Broken):
+            await asyncio.Event().wait()
+        return broken
 
     async def settle(self) -> None:
         self.calls.append("settle")

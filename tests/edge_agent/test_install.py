@@ -9,19 +9,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from made_releases import TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
+from made_releases import STRANGER, TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
 from update_device import FIGURES, Calm, Device, S
 
 from edge_agent import fetch, install
 from edge_agent.check import Owner
-from edge_agent.disk import Disk
+from edge_agent.disk import Disk, in_thread
+from edge_agent.gate import Gate
+from edge_agent.install import Broken, Installer
 from edge_agent.installed import pinned
 from edge_agent.load import Eyes, read_manifest
 from edge_agent.settings import ClassifySettings, Settings
+from edge_agent.slots import PART_FILE
+from edge_agent.update_state import State
 from edge_agent.updating import reported
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.link import Received
 from protocol.rollouts import Chunk, Desired, Kind, Trial
+from protocol.signature import public_text, trusted_keys
 from protocol.tasks import end
 from protocol.topics import SHORT_DIGEST, Address, ChunkAddress, ReleaseAddress
 
@@ -167,6 +172,101 @@ async def test_the_way_back_is_open_though_the_model_in_use_sees_otherwise_and_f
 async def test_a_slower_camera_is_not_the_models_fault(device: Device) -> None:
     slower = FIGURES.model_copy(update={"fps": 7.0, "fps_before": 15.0, "fps_capture": 7.1, "fps_capture_before": 15.0})
     assert (await device.run(Made("detector", "2", 5), host=Calm(attempt=slower))).state is S.COMMITTED
+
+
+async def test_a_committed_model_that_fails_is_given_up_and_never_taken_again(device: Device) -> None:
+    made = Made("classifier", "2", 5)
+    assert (await device.run(made)).state is S.COMMITTED
+    state = await _until(device, made, S.FAILED, Calm(breaks=Broken("classifier", Reason.CRASHED, "two faces")))
+    assert (state.state, state.reason, state.detail) == (S.FAILED, Reason.CRASHED, "two faces")
+    report = reported(state, None, "b", 1)
+    assert (report.rollout, report.attempt, report.classifier.digest) == ("r", 1, device.eyes.classifier.digest)
+    assert device.boot()[0].classifier.digest == device.eyes.classifier.digest
+    again = await device.run(made.desired(attempt=2))
+    assert (again.state, again.reason) == (S.REJECTED, Reason.KNOWN_BAD)
+    assert (await device.run(Made("classifier", "3", 6))).state is S.COMMITTED
+
+
+async def _until(device: Device, made: Made, at: S, host: Calm) -> State:
+    """The agent starts, is asked for a release, and ends in a state; fetching never comes to an end when that is the state."""
+    device.models[made.digest] = made.model
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    _, state, slots = device.boot()
+    fetch = never if at is S.FETCHING else device.fetch
+    installer = Installer(slots, state, device.owner, Gate(), host, fetch, device.connected)  # type: ignore[arg-type]
+    running = asyncio.create_task(installer.run())
+    installer.ask(made.desired())
+    async with asyncio.timeout(10):
+        while installer.state.state is not at:
+            await asyncio.sleep(0.001)
+    await end(running)
+    return installer.state
+
+
+@pytest.mark.parametrize(("at", "ended"), [(S.FETCHING, S.FAILED), (S.TRIAL, S.ROLLED_BACK)])
+async def test_a_key_that_is_taken_out_of_the_settings_stops_what_it_allowed(device: Device, at: S, ended: S) -> None:
+
+    class Endless(Calm):
+        async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
+            await asyncio.Event().wait()
+            yield FIGURES
+
+    made, owner = Made("classifier", "2", 5), device.owner
+    await _until(device, made, at, Endless())
+    device.owner = Owner(trusted_keys([public_text(STRANGER.public_key())]), "0.1.0")
+    state = await _until(device, made, ended, Calm())
+    assert state.reason is Reason.UNKNOWN_KEY
+    assert state.classifier.digest == device.eyes.classifier.digest
+    device.owner = owner
+    assert (await device.run(made.desired(attempt=2))).state is S.COMMITTED
+
+
+async def test_a_refusal_is_thought_over_after_a_restart(device: Device) -> None:
+    """What the table of reasons says to do is done in the settings, or by a newer agent."""
+    made, owner = Made("classifier", "2", 5), device.owner
+    device.owner = Owner({}, "0.1.0")
+    assert (await device.run(made)).reason is Reason.UPDATES_OFF
+    device.owner = owner
+    await _until(device, made, S.COMMITTED, Calm())
+
+
+async def test_a_disk_that_changes_what_was_written_is_not_the_models_fault(device: Device) -> None:
+    """And what is still right is not fetched again."""
+
+    class Flipping(Disk):
+        def sync(self, path: Path) -> None:
+            if path.name == PART_FILE and path.stat().st_size == len(made.model):
+                with path.open("r+b") as file:
+                    file.write(bytes([made.model[0] ^ 1]))
+            super().sync(path)
+
+    made = Made("classifier", "2", 5)
+    assert len(made.manifest.chunks) > 1
+    state = await device.run(made, disk=Flipping())
+    assert (state.state, state.reason) == (S.FAILED, Reason.DISK_FAILED)
+    fetched = len(device.fetched)
+    assert (await device.run(made.desired(attempt=2))).state is S.COMMITTED
+    assert len(device.fetched) == fetched + 1
+
+
+async def test_a_thread_is_waited_for_however_often_its_caller_is_cancelled() -> None:
+    is_over = threading.Event()
+
+    def slow() -> None:
+        time.sleep(0.3)
+        is_over.set()
+
+    waiting = asyncio.create_task(in_thread(slow))
+    for _ in range(3):
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        assert not waiting.done()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    assert is_over.is_set()
 
 
 async def test_chunks_that_lie_make_a_failure(device: Device) -> None:

@@ -16,7 +16,8 @@ from edge_agent import sight as sight_module
 from edge_agent.capture import CaptureState
 from edge_agent.demo_scene import DemoScene
 from edge_agent.gate import Gate, judge
-from edge_agent.load import load_eyes, load_pipeline
+from edge_agent.install import Broken
+from edge_agent.load import load_eyes, load_pipeline, with_release
 from edge_agent.pipeline import Seen
 from edge_agent.scene import Face, Frame, Reading
 from edge_agent.settings import Settings, UpdateSettings
@@ -31,12 +32,14 @@ SETTINGS = Settings(updates=UpdateSettings(shadow_s=2, trial_s=1))
 class Worker:
     """Shows frames of the demo scene to a sight, one after the other, as the agent's worker does."""
 
-    def __init__(self) -> None:
+    def __init__(self, installed: dict[Kind, Path] | None = None) -> None:
         self.eyes = load_eyes(SETTINGS)
+        for kind, folder in (installed or {}).items():
+            self.eyes = with_release(self.eyes, kind, folder, SETTINGS)
         pipeline = load_pipeline(SETTINGS, self.eyes)
         self.frames = 0
         self.seen: list[Seen] = []
-        self.sight = Sight(SETTINGS, self.eyes, pipeline, self.capture, lambda: self.is_detecting, FOLDERS)
+        self.sight = Sight(SETTINGS, self.eyes, pipeline, self.capture, lambda: self.is_detecting, FOLDERS | (installed or {}))
         self.is_paused = False
         self.is_detecting = True
         self._stop = threading.Event()
@@ -147,6 +150,65 @@ async def test_a_model_that_fails_after_its_trial_is_told(worker: Worker, tmp_pa
     async with asyncio.timeout(5):
         with pytest.raises(Rejected, match="out of memory"):
             await worker.sight.fails()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.improbable, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)]
+)
+async def test_an_installed_model_that_fails_is_gone_before_the_frame_is_over(
+    tmp_path: Path, change: Callable[[bytes], bytes], reason: Reason
+) -> None:
+    """Golden answers, shadow and trial cannot show all that a camera will ever see."""
+    installed: dict[Kind, Path] = {
+        "classifier": Made("classifier", "2", 1, change).write(tmp_path / "bad"),
+        "detector": Made("detector", "2", 1).write(tmp_path / "good"),
+    }
+    worker = Worker(installed)
+    with worker.running():
+        async with asyncio.timeout(10):
+            broken = await worker.sight.breaks()
+        frames = worker.frames
+        while worker.frames < frames + 5:
+            time.sleep(0.01)
+    assert (broken.kind, broken.reason) == ("classifier", reason)
+    assert worker.sight.eyes.classifier.version == load_eyes(SETTINGS).classifier.version
+    assert worker.sight.eyes.detector.version == "2", "the other model stays"
+    readings = [reading for seen in worker.seen for reading in seen.readings]
+    assert readings
+    assert all(0 <= reading.p_no_mask <= 1 for reading in readings)
+
+
+async def test_an_installed_model_that_fails_while_another_is_on_trial_is_not_the_others_fault(tmp_path: Path) -> None:
+    worker = Worker({"classifier": Made("classifier", "2", 1).write(tmp_path / "old")})
+
+    def breaks(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+        raise RuntimeError("out of memory")
+
+    with worker.running():
+        detector = Made("detector", "2", 1).write(tmp_path / "new")
+        await anext(worker.sight.attempt("detector", detector, None))
+        # The eyes on trial and the old ones share the classifier.
+        old = worker.sight._old
+        assert old is not None
+        worker.sight._old = dataclasses.replace(old, classify=breaks)
+        worker.sight.eyes = dataclasses.replace(worker.sight.eyes, classify=breaks)
+        async with asyncio.timeout(10):
+            broken = await worker.sight.breaks()
+        await worker.sight.restore()
+    assert broken.kind == "classifier"
+    assert worker.sight.eyes.classifier.version == load_eyes(SETTINGS).classifier.version
+
+
+def test_a_model_that_ships_and_fails_ends_the_worker() -> None:
+    """A new start is all that is left."""
+    worker = Worker()
+
+    def breaks(frame: Frame) -> tuple[Face, ...]:
+        raise RuntimeError("out of memory")
+
+    worker.sight.eyes = dataclasses.replace(worker.eyes, detect=breaks)
+    with pytest.raises(Broken, match="out of memory"):
+        worker.sight.see(Frame(DemoScene().at(1), 0.0, 0.0))
 
 
 async def test_detection_that_is_switched_off_in_a_trial_is_not_the_models_fault(worker: Worker, tmp_path: Path) -> None:
