@@ -7,10 +7,13 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import made_models
 import pytest
 from live import Ear, listening, running
 from made_releases import PUBLIC, Made, signed_anew, tampered
+from update_device import Device
 
+from edge_agent.load import Eyes
 from protocol.broker import Broker
 from protocol.chunks import cut, pieces
 from protocol.link import Link
@@ -107,6 +110,21 @@ async def test_a_release_is_fetched_tried_committed_and_seen_with_after_kill_9(m
             assert getattr(ear.of(Birth)[-1], kind).digest == made.digest
             assert (await ended(ear, UpdateState.COMMITTED, boot=ear.of(Birth)[-1].boot)).digest == made.digest
         assert len(coordinator.wishes) == wished, "what is on disk is not fetched again"
+
+
+async def test_a_committed_model_that_crashes_later_is_given_up_and_the_camera_sees_on(mosquitto, tmp_path: Path, eyes: Eyes) -> None:
+    made = Made("classifier", "2", 5, made_models.crash)
+    assert (await Device(tmp_path / "state", eyes).run(made)).state is UpdateState.COMMITTED
+    async with listening(mosquitto) as ear:
+        for _ in range(2):
+            async with running(mosquitto, tmp_path, **EASY) as process:
+                boots = {birth.boot for birth in ear.of(Birth)}
+                report = await ended(ear, UpdateState.FAILED, reason="crashed")
+                assert (report.rollout, report.classifier.digest) == ("r", eyes.classifier.digest)
+                await ear.until(lambda ear, boots=boots: ear.of(Birth)[-1].boot not in boots and ear.of(Birth)[-1].classifier == eyes.classifier)
+                said = len(ear.of(Telemetry))
+                await ear.until(lambda ear, said=said: any(telemetry.faces for telemetry in ear.of(Telemetry)[said:]))
+                assert process.returncode is None
 
 
 async def test_refusals_stand_on_reported_and_an_answer_is_said_again_when_asked(mosquitto, tmp_path: Path) -> None:
