@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 STALLED_S = 3.0
 HUNG_S = 6.0
 """A read that takes longer than this is left behind; sources that have a time-out of their own are quicker."""
+FIRST_S = 30.0
+"""So long opening and the first frame may take together: longer than any source's own time-outs for both."""
 OPEN_S = 10.0
 """So long an agent that starts waits for its camera to open; what opens later is seen all the same."""
 FAILED_AFTER = 2
@@ -133,12 +135,14 @@ class Camera:
         return state
 
     def watch(self) -> None:
-        """To be called now and then: a read that hangs for too long is left behind, and the camera opened anew.
+        """To be called now and then: an opening or a read that hangs for too long is left behind, and the camera opened anew.
 
         Only a source that cannot end its own read comes to this: OpenCV's readers of USB cameras.
         """
         state = self.state()
-        if state.capture in ("stalled", "failed") and self._silent_s(state) > HUNG_S and not state.has_ended and not self.uri.is_recorded:
+        has_begun = (state.last_frame_s or 0.0) > (self._attempt_s or 0.0)
+        limit_s = HUNG_S if has_begun else FIRST_S
+        if state.capture in ("stalled", "failed") and self._silent_s(state) > limit_s and not state.has_ended and not self.uri.is_recorded:
             log.warning("camera %s: its read hangs", self.uri.text)
             try:
                 self.restart("its read hung")
@@ -146,7 +150,7 @@ class Camera:
                 self._set(capture="failed", reason=str(error))
 
     def restart(self, reason: str) -> None:
-        """Opens a live camera anew; its old reader is left to end by itself. Raises Rejected for recorded material."""
+        """Opens a live camera anew; its old reader is ended, or left behind where it hangs. Raises Rejected for recorded material."""
         if self.uri.is_recorded:
             raise Rejected(Reason.BAD_INPUT, f"{self.uri.text}: recorded material is not opened anew")
         self._left_behind = [thread for thread in self._left_behind if thread.is_alive()]
@@ -167,6 +171,8 @@ class Camera:
         self._attempt_s = time.monotonic()
         with self._lock:  # who stops it finds none, or one that has begun
             self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+            for source in self._open:  # of those left behind: one that holds the camera would be in the new one's way
+                source.end()
             self._thread.start()
 
     @property

@@ -20,15 +20,15 @@ from protocol.errors import DeviceError, Reason, Rejected
 LAUNCH, INSPECT = "gst-launch-1.0", "gst-inspect-1.0"
 PIPE_BYTES = 1 << 20
 """As large as Linux lets a user's pipe be: fewer turns for a frame."""
+START_S = 25.0
+"""So long a child may take to its first frame: the first look at a fresh machine builds a registry of all plugins, and the camera's daemon starts."""
 SILENT_S = 4.5
-"""A child that gives nothing for this long is ended. Later than the camera is called stalled, so that this is said first."""
+"""A child that gave frames and gives none for this long is ended. Later than the camera is called stalled, so that this is said first."""
 GAP_S = 1.0
 """After a longer pause the frames that lay in the pipe and the queue are old, and not shown as new."""
 FRAMES_UNDER_WAY = 2
 STDERR_KEPT = 2000
 READ_BYTES = 1 << 16
-INSPECT_S = 20
-"""The first look at a fresh machine builds a registry of all plugins."""
 TAIL = (
     "videoconvert ! videoscale ! video/x-raw,format=BGR,width={width},height={height}"
     " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! fdsink fd=1 sync=false"
@@ -101,7 +101,8 @@ class GStreamerSource:
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         poll.register(self._err, select.POLLIN)
-        deadline_s = time.monotonic() + SILENT_S
+        limit_s = START_S if self._last_s is None else SILENT_S
+        deadline_s = time.monotonic() + limit_s
         while rest:
             ready = dict(poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000))
             if self._err in ready and not self._listen():
@@ -112,7 +113,7 @@ class GStreamerSource:
                     raise DeviceError(f"the pipeline ended{self._reason()}")
                 rest = rest[count:]
             elif time.monotonic() >= deadline_s:
-                raise DeviceError(f"no frame for {SILENT_S:g} s{self._reason()}")
+                raise DeviceError(f"no frame for {limit_s:g} s{self._reason()}")
         return image
 
     def _listen(self) -> bool:
@@ -138,8 +139,8 @@ def missing_elements(source: str) -> list[str]:
     parts = [part.split()[0] for part in f"{source} ! {TAIL}".split("!") if part.strip()]
     names = [name for name in parts if "/" not in name]  # what holds a slash is a media type
     try:
-        return [name for name in dict.fromkeys(names) if subprocess.run([INSPECT, "--exists", name], check=False, timeout=INSPECT_S).returncode]
+        return [name for name in dict.fromkeys(names) if subprocess.run([INSPECT, "--exists", name], check=False, timeout=START_S).returncode]
     except FileNotFoundError:
         raise DeviceError(f"{INSPECT} is not installed ({PACKAGES})") from None
     except subprocess.TimeoutExpired:
-        raise DeviceError(f"{INSPECT} does not answer in {INSPECT_S} s") from None
+        raise DeviceError(f"{INSPECT} does not answer in {START_S:g} s") from None

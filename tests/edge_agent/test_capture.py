@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_agent import capture, sources
 from edge_agent.capture import Camera, Slot
-from edge_agent.scene import Frame
+from edge_agent.scene import Frame, Image
 from edge_agent.sources import CameraUri, Source
 from protocol.errors import DeviceError, Rejected
 
@@ -202,7 +202,7 @@ def test_a_camera_whose_opening_hangs_is_opened_anew_and_seen(running, monkeypat
     monkeypatch.setattr(capture, "open_source", open_source)
     monkeypatch.setattr(capture, "OPEN_S", 0.1)
     monkeypatch.setattr(capture, "STALLED_S", 0.1)
-    monkeypatch.setattr(capture, "HUNG_S", 0.2)
+    monkeypatch.setattr(capture, "FIRST_S", 0.2)
     closed: list[Source] = []
 
     def close(source: Source) -> None:
@@ -217,6 +217,32 @@ def test_a_camera_whose_opening_hangs_is_opened_anew_and_seen(running, monkeypat
     eventually(lambda: len(closed) == 1)
     eventually(lambda: not begun[0].is_alive())
     assert camera.take(5) is not None
+
+
+def test_a_slow_opening_and_a_slow_first_read_are_waited_for_and_a_later_hang_is_not(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = sources.DemoSource.read
+
+    def open_slowly(*asked: object) -> Source:
+        time.sleep(0.5)
+        return sources.open_source(*asked)
+
+    def read_slowly(source: sources.DemoSource) -> Image:
+        time.sleep(0.5)
+        monkeypatch.setattr("edge_agent.sources.DemoSource.read", read)
+        return read(source)
+
+    monkeypatch.setattr(capture, "open_source", open_slowly)
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", read_slowly)
+    monkeypatch.setattr(capture, "STALLED_S", 0.3)
+    monkeypatch.setattr(capture, "HUNG_S", 0.4)
+    camera = running("demo:")
+    while not camera.state().frames:
+        camera.watch()
+        time.sleep(0.01)
+    assert camera.state().restarts == 0
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(2))
+    eventually(lambda: camera.watch() or camera.state().restarts == 1, seconds=1.9)
+    assert camera.state().reason == "its read hung"
 
 
 def test_stopping_is_quick_while_the_opening_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from live import listening, running
 from rig import missing
 
-from edge_agent import gstreamer
+from edge_agent import capture, gstreamer
 from edge_agent.capture import Camera
 from edge_agent.sources import CameraUri, open_source
 from protocol.errors import DeviceError, Rejected
@@ -157,8 +157,31 @@ def test_a_pipeline_that_cannot_run_says_why(camera) -> None:
     assert own.take(0) is None
 
 
+def test_a_child_that_starts_slowly_is_waited_for_and_then_watched(camera, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "gst-launch-slow"
+    slow.write_text(f'#!/bin/sh\nsleep 3\nexec {gstreamer.LAUNCH} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(gstreamer, "LAUNCH", str(slow))
+    monkeypatch.setattr(gstreamer, "SILENT_S", 1.5)
+    monkeypatch.setattr(capture, "STALLED_S", 1.0)
+    monkeypatch.setattr(capture, "HUNG_S", 2.0)
+    own, seen = camera(), set()
+
+    def has_frames() -> bool:
+        own.watch()
+        seen.add(own.state().capture)
+        return own.state().frames > 0
+
+    eventually(has_frames)
+    assert own.state().restarts == 0
+    assert seen >= {"restarting", "stalled"}  # the silence is said all the same
+    os.kill(children()[0], signal.SIGSTOP)
+    assert eventually(lambda: own.state().restarts == 1) < 3
+    assert own.state().reason == "no frame for 1.5 s"
+
+
 def test_what_stays_silent_from_the_start_fails_in_time(camera, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gstreamer, "SILENT_S", 1.0)
+    monkeypatch.setattr(gstreamer, "START_S", 1.0)
     own = camera("videotestsrc ! valve drop=true")
     assert eventually(lambda: own.state().capture == "failed") < 10
 
@@ -172,12 +195,12 @@ def test_stopping_ends_a_child_that_is_silent(camera) -> None:
     assert time.monotonic() - start_s < 1
 
 
-def test_stopping_ends_a_silent_child_that_was_left_behind(camera) -> None:
+def test_opening_anew_ends_a_child_that_is_silent(camera) -> None:
     own = camera("videotestsrc ! valve drop=true")
+    (before,) = children()
     own.restart("asked for")
-    eventually(lambda: len(children()) == 2)
-    own.stop()
-    eventually(lambda: children() == [], seconds=1)
+    eventually(lambda: len(children()) == 1 and children() != [before], seconds=2)
+    assert own.state().restarts == 1
 
 
 def test_without_gstreamer_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
