@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edge_agent.gstreamer import LATE_FRAMES
 from edge_agent.scene import Frame, Image
 from edge_agent.sources import NVARGUS, CameraUri, Source, open_source
 from protocol.errors import DeviceError, Reason, Rejected
@@ -89,6 +90,8 @@ class Camera:
         self._state = CaptureState("restarting", "opening", "", None, 0, 0, 0, has_ended=False)
         self._attempt_s: float | None = time.monotonic()
         """When the camera was last opened, or recorded material's next frame was due; None while it waits for that."""
+        self._late_s = 0.0
+        """So late a live camera's frame may be at its own rate; 0 before that is known."""
         self._thread: threading.Thread | None = None
         self._left_behind: list[threading.Thread] = []
         self._open: set[Source] = set()
@@ -130,7 +133,7 @@ class Camera:
         with self._lock:
             state = replace(self._state, dropped=self._slot.dropped)
         silent_s = self._silent_s(state)
-        if state.capture in ("ok", "restarting") and silent_s > STALLED_S and not state.has_ended:
+        if state.capture in ("ok", "restarting") and silent_s > max(STALLED_S, self._late_s) and not state.has_ended:
             return replace(state, capture="stalled", reason=f"no frame for {silent_s:.0f} s")
         return state
 
@@ -141,7 +144,7 @@ class Camera:
         """
         state = self.state()
         has_begun = (state.last_frame_s or 0.0) > (self._attempt_s or 0.0)
-        limit_s = HUNG_S if has_begun else FIRST_S
+        limit_s = max(HUNG_S, self._late_s) if has_begun else FIRST_S
         if state.capture in ("stalled", "failed") and self._silent_s(state) > limit_s and not state.has_ended and not self.uri.is_recorded:
             log.warning("camera %s: its read hangs", self.uri.text)
             try:
@@ -196,6 +199,7 @@ class Camera:
                 with self._lock:
                     self._open.add(source)
                 if self._is_ours:
+                    self._late_s = 0.0 if self.uri.is_recorded else LATE_FRAMES * source.frame_s
                     self._set(got=source.got)
                 self._was_tried.set()
                 self._read(source)
@@ -231,7 +235,7 @@ class Camera:
         """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
         start_s, count = time.monotonic(), 0
         while self._is_ours:
-            media_s = None if source.frame_s is None else count * source.frame_s
+            media_s = count * source.frame_s if self.uri.is_recorded else None
             if media_s is not None and not self._has_max_pace:
                 self._attempt_s = None
                 self._stop.wait(max(0.0, start_s + media_s - time.monotonic()))

@@ -26,6 +26,8 @@ SILENT_S = 4.5
 """A child that gave frames and gives none for this long is ended. Later than the camera is called stalled, so that this is said first."""
 GAP_S = 1.0
 """After a longer pause the frames that lay in the pipe and the queue are old, and not shown as new."""
+LATE_FRAMES = 2.5
+"""No pause shorter than so many frames of a slow camera counts: one may be lost, and the next be late."""
 FRAMES_UNDER_WAY = 2
 STDERR_KEPT = 2000
 READ_BYTES = 1 << 16
@@ -46,7 +48,7 @@ class GStreamerSource:
         `width` is a multiple of 4.
         """
         self.got = f"{width}x{height} at {fps} fps"
-        self.frame_s: float | None = None
+        self.frame_s = 1 / fps
         self._buffers, self._shape = Buffers(), (height, width, 3)
         self._said = b""
         self._last_s: float | None = None
@@ -77,7 +79,7 @@ class GStreamerSource:
         """The next frame; raises DeviceError when the child falls silent or ends."""
         image = self._read()
         now_s = time.monotonic()
-        if self._last_s is not None and now_s - self._last_s > GAP_S:
+        if self._last_s is not None and now_s - self._last_s > max(GAP_S, LATE_FRAMES * self.frame_s):
             for _ in range(FRAMES_UNDER_WAY):
                 image = self._read()
         self._last_s = time.monotonic()

@@ -28,8 +28,8 @@ class Source(Protocol):
 
     got: str
     """What it gives, such as `1280x720 at 30 fps`."""
-    frame_s: float | None
-    """Seconds between two pictures of recorded material; None for a live camera, which sets its own pace."""
+    frame_s: float
+    """Seconds between two pictures: the clock of recorded material; of a live camera, which sets its own pace, what is known of it."""
 
     def read(self) -> Image | None:
         """The next picture; None at the end of the material. Raises DeviceError when the camera fails."""
@@ -126,6 +126,7 @@ class VideoSource:
 
     def __init__(self, place: str, backend: int, params: list[int], is_recorded: bool, loops: bool = False) -> None:
         self._place = place
+        self._is_recorded = is_recorded
         self._loops = loops
         # One decoding thread: each further one would hold back a frame, and its memory.
         self._capture = cv2.VideoCapture(place, backend, [*params, cv2.CAP_PROP_N_THREADS, 1] if backend == cv2.CAP_FFMPEG else params)
@@ -136,7 +137,7 @@ class VideoSource:
         width, height = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         self._buffers, self._shape = Buffers(), (height, width, 3)
         self.got = f"{width}x{height} at {fps:g} fps"
-        self.frame_s = 1 / fps if is_recorded else None
+        self.frame_s = 1 / fps
 
     def read(self) -> Image | None:
         buffer = self._buffers.take(self._shape)
@@ -145,7 +146,7 @@ class VideoSource:
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
             ok, image = self._capture.read(buffer)
         if not ok:
-            if self.frame_s is None:
+            if not self._is_recorded:
                 raise DeviceError("gives no more frames")
             return None
         return image.astype(np.uint8, copy=False)
@@ -165,7 +166,7 @@ class ImagesSource:
         self._next = 0
         self._loops = loops
         self.got = f"{len(self._paths)} pictures at {fps:g} fps"
-        self.frame_s: float | None = 1 / fps
+        self.frame_s = 1 / fps
 
     def read(self) -> Image | None:
         for _ in range(len(self._paths)):
@@ -194,7 +195,7 @@ class DemoSource:
         self._start_s = time.monotonic()
         self._next = 0
         self.got = f"{WIDTH}x{HEIGHT} at {FPS:g} fps"
-        self.frame_s: float | None = None
+        self.frame_s = 1 / FPS
 
     def read(self) -> Image | None:
         due_s = self._start_s + self._next / FPS

@@ -124,6 +124,20 @@ def test_silence_is_a_stall(running, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no frame for" in camera.state().reason
 
 
+def test_a_slow_camera_is_not_stalled_between_its_frames(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "FPS", 2)
+    monkeypatch.setattr(capture, "STALLED_S", 0.1)
+    monkeypatch.setattr(capture, "HUNG_S", 0.1)
+    camera = running("demo:")
+    eventually(lambda: camera.state().frames >= 1)
+    while camera.state().frames < 4:
+        camera.watch()
+        assert (camera.state().capture, camera.state().restarts) == ("ok", 0)
+        time.sleep(0.01)
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(3))
+    eventually(lambda: camera.state().capture == "stalled", seconds=2.5)
+
+
 def test_stopping_is_quick(running) -> None:
     camera = running("demo:")
     assert camera.take(5) is not None

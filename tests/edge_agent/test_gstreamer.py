@@ -143,6 +143,16 @@ def test_after_a_short_freeze_no_old_frame_is_shown_as_new(camera) -> None:
         source.close()
 
 
+def test_of_a_camera_of_one_frame_a_second_each_frame_is_shown(camera) -> None:
+    own = camera(uri=URI.replace("fps=30", "fps=1"))
+    assert own.take(10) is not None
+    start_s = time.monotonic()
+    while own.state().frames < 6:
+        assert own.state().capture == "ok"
+        time.sleep(0.02)
+    assert time.monotonic() - start_s < 6.5
+
+
 def test_a_child_that_floods_its_errors_is_read_all_the_same(camera, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GST_DEBUG", "5")
     own = camera()

@@ -54,8 +54,10 @@ def test_a_folder_gives_its_readable_pictures(tmp_path: Path) -> None:
 
 
 def test_the_demo_is_a_live_camera() -> None:
-    source = open_source(CameraUri.parse("demo:"))
-    assert source.frame_s is None
+    uri = CameraUri.parse("demo:")
+    assert not uri.is_recorded
+    source = open_source(uri)
+    assert source.frame_s == pytest.approx(1 / 15)
     assert source.read().shape == (540, 960, 3)
 
 
