@@ -13,10 +13,11 @@ from importlib.metadata import version
 from edge_agent.capture import Camera, CaptureState
 from edge_agent.check import Owner
 from edge_agent.command import REMEMBERED, obey
+from edge_agent.crashes import Crashes
 from edge_agent.discovery import discovery
 from edge_agent.fetch import fetch
 from edge_agent.install import Installer
-from edge_agent.installed import pinned, recall, slots_of
+from edge_agent.installed import folder_of, pinned, recall, slots_of
 from edge_agent.load import Eyes, load_eyes, load_pipeline
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Seen
@@ -74,9 +75,10 @@ class Agent:
         self._link = Link(broker, address.name, Presence(address, self._greeting))
         self._publisher = Publisher(self._link, address, self._outbox)
         slots = slots_of(settings, eyes)
-        eyes, state, folders = recall(settings, eyes, slots)
+        self._crashes = Crashes(folder_of(settings))
+        eyes, state, folders = recall(settings, eyes, slots, self._crashes)
         self._pipeline = load_pipeline(settings, eyes)
-        self._sight = Sight(settings, eyes, self._pipeline, self._camera.state, lambda: self._is_detecting, folders)
+        self._sight = Sight(settings, eyes, self._pipeline, self._camera.state, lambda: self._is_detecting, folders, self._crashes)
         get_chunks = functools.partial(fetch, self._link, address)
         installer = Installer(slots, state, owner, settings.updates.gate, self._sight, get_chunks, self._link.wait_online)
         self._updates = Updates(self._link, address, installer, self._boot)
@@ -103,6 +105,7 @@ class Agent:
         finally:
             self._camera.stop()
             self._publisher.close()
+            self._crashes.forget()
 
     async def _stop_camera(self, stop: asyncio.Event) -> None:
         await stop.wait()

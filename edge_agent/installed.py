@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from edge_agent import update
+from edge_agent.crashes import MAX_CRASHES, Crashes
 from edge_agent.load import Eyes, read_manifest, shipped, with_release
 from edge_agent.settings import Settings
 from edge_agent.slots import Slots
@@ -11,7 +12,7 @@ from edge_agent.update_state import Lost, Release, State
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.messages import Model
 from protocol.release import MODEL_FILE
-from protocol.rollouts import Kind
+from protocol.rollouts import Kind, UpdateState
 
 log = logging.getLogger(__name__)
 
@@ -24,19 +25,24 @@ def pinned(settings: Settings) -> frozenset[Kind]:
     return frozenset(kind for kind, is_named in named.items() if is_named)
 
 
+def folder_of(settings: Settings) -> Path:
+    """Where this camera keeps its models."""
+    return settings.state_dir / "models" / settings.address.name
+
+
 def slots_of(settings: Settings, eyes: Eyes) -> Slots:
-    """Where this camera keeps its models; `eyes` are those that the settings ask for."""
-    folder = settings.state_dir / "models" / settings.address.name
+    """What is kept there; `eyes` are those that the settings ask for."""
     fixed = pinned(settings)
-    return Slots(folder, {kind: (_release(_model(eyes, kind)), None) if kind in fixed else _shipped(kind) for kind in KINDS})
+    return Slots(folder_of(settings), {kind: (_release(_model(eyes, kind)), None) if kind in fixed else _shipped(kind) for kind in KINDS})
 
 
-def recall(settings: Settings, eyes: Eyes, slots: Slots) -> tuple[Eyes, State, dict[Kind, Path]]:
+def recall(settings: Settings, eyes: Eyes, slots: Slots, crashes: Crashes) -> tuple[Eyes, State, dict[Kind, Path]]:
     """The eyes with the models that were installed, the state of updates, and the release folder of each model.
 
-    A model that cannot be loaded any more is given up for the one in `eyes`: a camera always sees.
+    A model that cannot be loaded any more, or takes the agent down again and again, is given up for the one in `eyes`: a camera always sees.
     """
-    state = before = slots.load()
+    before = slots.load()
+    state = _without_crashing(before, slots, crashes)
     folders = {kind: shipped(kind) for kind in KINDS}
     for kind in KINDS:
         release = state.installed(kind)
@@ -55,6 +61,22 @@ def recall(settings: Settings, eyes: Eyes, slots: Slots) -> tuple[Eyes, State, d
         except OSError as error:
             log.error("the journal of updates cannot be written: %s", error)  # noqa: TRY400
     return eyes, state, folders
+
+
+def _without_crashing(state: State, slots: Slots, crashes: Crashes) -> State:
+    """The state without the model that was installed last, after too many crashes; without any, where that is not known."""
+    count = crashes.count()
+    if count < MAX_CRASHES:
+        return state
+    crashes.forget()
+    installed = [kind for kind in KINDS if state.installed(kind).slot is not None]
+    is_new = state.state is UpdateState.COMMITTED and state.target is not None and state.target.kind in installed
+    for kind in [state.target.kind] if is_new and state.target is not None else installed:
+        log.error("the agent went down %d times in a row while the installed %s saw: the one that ships sees instead", count, kind)
+        state = update.step(
+            state, Lost(kind, slots.shipped(kind), Reason.RESTARTED, f"the agent went down {count} times in a row while it saw")
+        ).state
+    return state
 
 
 def _with(eyes: Eyes, kind: Kind, release: Release, folder: Path, settings: Settings) -> Eyes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.capture import CaptureState
+from edge_agent.crashes import Crashes
 from edge_agent.guard import guarded
 from edge_agent.install import Broken
 from edge_agent.load import Eyes, shipped, with_release
@@ -34,6 +35,8 @@ NO_FRAMES_S = 120.0
 """So much longer it is waited for frames, where the camera or detection is off."""
 HUNG_S = 5.0
 """A frame that takes longer than this takes for ever."""
+STUCK_S = 30.0
+"""And of a model that was committed: a machine may stand still for a while."""
 BREAK_LOOK_S = 1.0
 """An installed model that broke is written down within this time; the one that ships sees from the same frame on."""
 
@@ -58,6 +61,7 @@ class Sight:
         capture: Callable[[], CaptureState],
         is_detecting: Callable[[], bool],
         folders: dict[Kind, Path],
+        crashes: Crashes,
     ) -> None:
         """`folders` are the releases that the models in use came from."""
         self.eyes = eyes
@@ -67,6 +71,8 @@ class Sight:
         self._capture = capture
         self._is_detecting = is_detecting
         self._folders = folders
+        self._shipped = {kind: shipped(kind) for kind in folders}
+        self._crashes = crashes
         self._tried: tuple[Kind, Path] | None = None
         self._old: Eyes | None = None
         """Kept while a new model is on trial."""
@@ -84,6 +90,8 @@ class Sight:
         Raises Broken when a model fails that the package or the settings brought along.
         """
         self._busy_s = time.monotonic()
+        if self._has_installed:
+            self._crashes.sees()
         seen = self._see(frame)
         self._frames += 1
         looks = self._looks
@@ -121,11 +129,11 @@ class Sight:
     def _give_up(self, failure: Broken) -> None:
         """The model that ships takes the place of an installed one; raises the failure when that is what failed."""
         kind = failure.kind
-        if self._folders[kind] == shipped(kind):
+        if self._folders[kind] == self._shipped[kind]:
             raise failure
         log.error("the installed %s has failed, the one that ships sees instead: %s", kind, failure)
-        self._folders[kind] = shipped(kind)
-        self.eyes = with_release(self.eyes, kind, shipped(kind), self._settings)
+        self._folders[kind] = self._shipped[kind]
+        self.eyes = with_release(self.eyes, kind, self._shipped[kind], self._settings)
         if self._old is not None:
             self._old = self.eyes
         self._broken.append(failure)
@@ -167,9 +175,15 @@ class Sight:
             await asyncio.sleep(LOOK_S)
 
     async def breaks(self) -> Broken:
-        """Waits until an installed model has failed, and the one that ships has taken its place."""
+        """Waits until an installed model has failed, and the one that ships has taken its place.
+
+        One that hangs ends the agent, as does one on trial.
+        """
         while not self._broken:
             await asyncio.sleep(BREAK_LOOK_S)
+            if self._has_installed and self._busy_for_s > STUCK_S:
+                log.critical("a frame hangs in an installed model: only a restart ends that")
+                os._exit(1)
         return self._broken.pop(0)
 
     async def settle(self) -> None:
@@ -193,9 +207,17 @@ class Sight:
             os._exit(1)
 
     @property
+    def _has_installed(self) -> bool:
+        return self._folders != self._shipped
+
+    @property
     def _is_hung(self) -> bool:
+        return self._busy_for_s > HUNG_S
+
+    @property
+    def _busy_for_s(self) -> float:
         busy_s = self._busy_s
-        return busy_s is not None and time.monotonic() - busy_s > HUNG_S
+        return 0.0 if busy_s is None else time.monotonic() - busy_s
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -7,10 +7,11 @@ from pathlib import Path
 from made_releases import PUBLIC, TRUSTED, Made
 
 from edge_agent.check import Owner
+from edge_agent.crashes import Crashes
 from edge_agent.disk import Disk
 from edge_agent.gate import Gate
 from edge_agent.install import Broken, Installer, _name
-from edge_agent.installed import recall, slots_of
+from edge_agent.installed import folder_of, recall, slots_of
 from edge_agent.load import Eyes
 from edge_agent.settings import Settings, UpdateSettings
 from edge_agent.slots import Part, Slots
@@ -81,7 +82,7 @@ class Device:
     def boot(self, disk: Disk | None = None) -> tuple[Eyes, State, Slots]:
         slots = slots_of(self.settings, self.eyes)
         slots._disk = disk or Disk()
-        eyes, state, _ = recall(self.settings, self.eyes, slots)
+        eyes, state, _ = recall(self.settings, self.eyes, slots, Crashes(folder_of(self.settings)))
         return eyes, state, slots
 
     async def fetch(self, manifest: Manifest, part: Part, progress: Callable[[int], None]) -> None:

@@ -13,6 +13,7 @@ from live import Ear, listening, running
 from made_releases import PUBLIC, Made, signed_anew, tampered
 from update_device import Device
 
+from edge_agent.crashes import MAX_CRASHES
 from edge_agent.load import Eyes
 from protocol.broker import Broker
 from protocol.chunks import cut, pieces
@@ -125,6 +126,31 @@ async def test_a_committed_model_that_crashes_later_is_given_up_and_the_camera_s
                 said = len(ear.of(Telemetry))
                 await ear.until(lambda ear, said=said: any(telemetry.faces for telemetry in ear.of(Telemetry)[said:]))
                 assert process.returncode is None
+
+
+async def test_a_committed_model_that_takes_the_agent_down_is_given_up(mosquitto, tmp_path: Path, eyes: Eyes) -> None:
+    """Three kills stand for three crashes of native code, each soon after the first frame."""
+    made = Made("detector", "2", 5)
+    assert (await Device(tmp_path / "state", eyes).run(made)).state is UpdateState.COMMITTED
+    count = tmp_path / "state" / "models" / CAMERA.name / "crashes"
+    async with listening(mosquitto) as ear:
+        for start in range(MAX_CRASHES + 1):
+            async with running(mosquitto, tmp_path, **EASY) as process:
+                said = len(ear.of(Telemetry))
+                await ear.until(lambda ear, said=said: any(telemetry.fps_processed for telemetry in ear.of(Telemetry)[said + 1 :]))
+                if start == 0:  # an orderly stop is none
+                    assert count.read_text() == "1\n"
+                    process.terminate()
+                else:
+                    assert count.read_text() == f"{start}\n"
+                    process.kill()
+                await process.wait()
+                assert count.exists() == (start > 0)
+        async with running(mosquitto, tmp_path, **EASY):
+            report = await ended(ear, UpdateState.FAILED, reason="restarted")
+            assert (report.rollout, report.detector.digest) == ("r", eyes.detector.digest)
+            await ear.until(lambda ear: ear.of(Birth)[-1].detector == eyes.detector)
+            assert not count.exists()
 
 
 async def test_refusals_stand_on_reported_and_an_answer_is_said_again_when_asked(mosquitto, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from made_releases import Made, shipped
 
 from edge_agent import sight as sight_module
 from edge_agent.capture import CaptureState
+from edge_agent.crashes import Crashes
 from edge_agent.demo_scene import DemoScene
 from edge_agent.gate import Gate, judge
 from edge_agent.install import Broken
@@ -32,14 +33,16 @@ SETTINGS = Settings(updates=UpdateSettings(shadow_s=2, trial_s=1))
 class Worker:
     """Shows frames of the demo scene to a sight, one after the other, as the agent's worker does."""
 
-    def __init__(self, installed: dict[Kind, Path] | None = None) -> None:
+    def __init__(self, state: Path, installed: dict[Kind, Path] | None = None) -> None:
+        self.crashes = Crashes(state)
         self.eyes = load_eyes(SETTINGS)
         for kind, folder in (installed or {}).items():
             self.eyes = with_release(self.eyes, kind, folder, SETTINGS)
         pipeline = load_pipeline(SETTINGS, self.eyes)
         self.frames = 0
         self.seen: list[Seen] = []
-        self.sight = Sight(SETTINGS, self.eyes, pipeline, self.capture, lambda: self.is_detecting, FOLDERS | (installed or {}))
+        folders = FOLDERS | (installed or {})
+        self.sight = Sight(SETTINGS, self.eyes, pipeline, self.capture, lambda: self.is_detecting, folders, self.crashes)
         self.is_paused = False
         self.is_detecting = True
         self._stop = threading.Event()
@@ -70,9 +73,9 @@ class Worker:
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setattr(sight_module, "BASELINE_S", 0.5)
-    own = Worker()
+    own = Worker(tmp_path)
     with own.running():
         yield own
 
@@ -163,7 +166,7 @@ async def test_an_installed_model_that_fails_is_gone_before_the_frame_is_over(
         "classifier": Made("classifier", "2", 1, change).write(tmp_path / "bad"),
         "detector": Made("detector", "2", 1).write(tmp_path / "good"),
     }
-    worker = Worker(installed)
+    worker = Worker(tmp_path, installed)
     with worker.running():
         async with asyncio.timeout(10):
             broken = await worker.sight.breaks()
@@ -178,8 +181,29 @@ async def test_an_installed_model_that_fails_is_gone_before_the_frame_is_over(
     assert all(0 <= reading.p_no_mask <= 1 for reading in readings)
 
 
+async def test_an_installed_model_that_hangs_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, exits, is_over = Worker(tmp_path, {"classifier": Made("classifier", "2", 1).write(tmp_path / "old")}), list[int](), threading.Event()
+
+    def hangs(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+        is_over.wait(20)
+        return ()
+
+    monkeypatch.setattr(sight_module.os, "_exit", exits.append)
+    monkeypatch.setattr(sight_module, "STUCK_S", 0.5)
+    worker.sight.eyes = dataclasses.replace(worker.eyes, classify=hangs)
+    with worker.running():
+        breaking = asyncio.create_task(worker.sight.breaks())
+        async with asyncio.timeout(10):
+            while not exits:
+                await asyncio.sleep(0.05)
+        breaking.cancel()
+        is_over.set()
+    assert exits[0] == 1
+    assert worker.crashes.count() == 1
+
+
 async def test_an_installed_model_that_fails_while_another_is_on_trial_is_not_the_others_fault(tmp_path: Path) -> None:
-    worker = Worker({"classifier": Made("classifier", "2", 1).write(tmp_path / "old")})
+    worker = Worker(tmp_path, {"classifier": Made("classifier", "2", 1).write(tmp_path / "old")})
 
     def breaks(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
         raise RuntimeError("out of memory")
@@ -199,9 +223,9 @@ async def test_an_installed_model_that_fails_while_another_is_on_trial_is_not_th
     assert worker.sight.eyes.classifier.version == load_eyes(SETTINGS).classifier.version
 
 
-def test_a_model_that_ships_and_fails_ends_the_worker() -> None:
+def test_a_model_that_ships_and_fails_ends_the_worker(tmp_path: Path) -> None:
     """A new start is all that is left."""
-    worker = Worker()
+    worker = Worker(tmp_path)
 
     def breaks(frame: Frame) -> tuple[Face, ...]:
         raise RuntimeError("out of memory")
