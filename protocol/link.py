@@ -277,7 +277,8 @@ class Link:
             # Each message is made just before it is said: what changes meanwhile is said after it, and stays.
             for message in self._presence.greeting(self._session):
                 await self.send(self._presence.address, message)
-            await self.send(self._presence.address, self._presence.status(value="online"))
+            if not self._is_leaving:  # `offline` is the last word
+                await self.send(self._presence.address, self._presence.status(value="online"))
 
     async def _greet_again(self) -> None:
         with contextlib.suppress(LinkError):  # the next connection greets

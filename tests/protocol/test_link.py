@@ -57,6 +57,28 @@ async def test_a_camera_is_online_while_it_lives_and_offline_after(mosquitto) ->
     assert await retained(mosquitto, Status) == Status(value="offline")
 
 
+@pytest.mark.parametrize("greetings", [1, 2])
+async def test_who_leaves_in_the_middle_of_a_greeting_is_offline(mosquitto, greetings: int) -> None:
+    """The broker freezes in the last one, and thaws when `offline` is on its way: all its answers come together."""
+    begun: list[int] = []
+
+    def greeting(session: int) -> Iterator[Message]:
+        begun.append(session)
+        if len(begun) == greetings:
+            mosquitto.freeze()
+        yield HEALTH
+
+    async with Link(broker(mosquitto), "camera", Presence(CAMERA, greeting)) as link:
+        if greetings > 1:
+            await link.wait_online()
+            asked_for = asyncio.create_task(link.greet())
+        await eventually(lambda: len(begun) == greetings)
+        asyncio.get_running_loop().call_later(0.3, mosquitto.thaw)
+    assert await retained(mosquitto, Status) == Status(value="offline")
+    if greetings > 1:
+        await asked_for
+
+
 async def test_the_will_speaks_for_a_killed_process(mosquitto) -> None:
     script = f"""
 import asyncio
