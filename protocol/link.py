@@ -9,6 +9,7 @@ import contextlib
 import logging
 import math
 import random
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -48,7 +49,10 @@ REFUSED = 128
 
 @dataclass(frozen=True)
 class Presence:
-    """How a camera or a coordinator is seen by others: `greeting(session)` then `online` at each connection, `offline` at its end."""
+    """How a camera or a coordinator is seen by others: `greeting(session)` then `online` at each connection, `offline` at its end.
+
+    At a connection it subscribes between the two: `online` is only who can be reached.
+    """
 
     address: Fleet
     greeting: Callable[[int], Iterable[Message]]
@@ -112,6 +116,8 @@ class Link:
         self._session = 0
         self._unanswered = 0
         self._is_leaving = False
+        self._has_left = False
+        """Whether the broker has acknowledged `offline`."""
         self.problem = ""
         """Why the last connection failed or ended, in the words of the library; empty before that."""
         self._keeper: asyncio.Task[None] | None = None
@@ -122,12 +128,13 @@ class Link:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Says `offline` if it can, and disconnects."""
+        """Says `offline`, or has the broker say it, and disconnects."""
         self._is_leaving = True
         if self._presence and self._client:
             with contextlib.suppress(LinkError, TimeoutError):
                 async with asyncio.timeout(2):
                     await self.send(self._presence.address, self._presence.status(value="offline"))
+                    self._has_left = True
         for task in (self._greeter, self._keeper):
             await end(task)
 
@@ -226,7 +233,7 @@ class Link:
             attempt += 1
 
     async def _serve(self, client: aiomqtt.Client) -> None:
-        """One connection's life: read, greet, subscribe, stay; raises MqttError or LinkError at its end."""
+        """One connection's life: read, introduce itself, stay; raises MqttError or LinkError at its end."""
         self._client, self._lost, self._unanswered = client, asyncio.Future(), 0
         # Reading starts before subscribing, or a flood of retained messages could delay the acknowledgement.
         reader = asyncio.create_task(self._read(client))
@@ -247,13 +254,16 @@ class Link:
             self._online.clear()
             self._client = None
             self._lost.set_result(None)
+            if self._presence and not self._has_left:
+                _let_go(client)
             with contextlib.suppress(aiomqtt.MqttError):
                 await end(reader)
 
     async def _introduce(self, client: aiomqtt.Client) -> None:
-        await self.greet()
+        await self._say_greeting()
         if refused := await self._subscribe(client, self._wanted()):
             raise LinkError(_refusal(refused))
+        await self._say_online()
 
     def _wanted(self) -> list[Filter]:
         filters = [pair for receiver in self._receivers for pair in receiver.filters()]
@@ -265,20 +275,26 @@ class Link:
     async def _read(self, client: aiomqtt.Client) -> None:
         own_status = self._presence.status.topic.build(self._presence.address) if self._presence else None
         async for raw in client.messages:
-            if raw.topic.value == own_status and raw.payload == b"offline" and not self._is_leaving:
-                # The late will of our own older connection: say again that we are here.
+            if raw.topic.value == own_status and raw.payload == b"offline" and not raw.retain and not self._is_leaving:
+                # The late will of our own older connection: say again that we are here. (A retained one is from before we said so.)
                 self._greeter = asyncio.create_task(self._greet_again())
             for receiver in self._receivers:
                 receiver.accept(raw)
 
     async def greet(self) -> None:
         """Says the greeting again; raises LinkError when the link is offline."""
+        await self._say_greeting()
+        await self._say_online()
+
+    async def _say_greeting(self) -> None:
         if self._presence:
             # Each message is made just before it is said: what changes meanwhile is said after it, and stays.
             for message in self._presence.greeting(self._session):
                 await self.send(self._presence.address, message)
-            if not self._is_leaving:  # `offline` is the last word
-                await self.send(self._presence.address, self._presence.status(value="online"))
+
+    async def _say_online(self) -> None:
+        if self._presence and not self._is_leaving:  # `offline` is the last word
+            await self.send(self._presence.address, self._presence.status(value="online"))
 
     async def _greet_again(self) -> None:
         with contextlib.suppress(LinkError):  # the next connection greets
@@ -340,9 +356,13 @@ def _number(code: Any) -> int:
 
 
 def _let_go(client: aiomqtt.Client) -> None:
-    """Closes the socket of a client that never got its answer.
+    """Closes the socket without a goodbye, for after one the broker would not say our last will.
 
-    aiomqtt leaves it open; a frozen broker that thaws would then accept the stale connection, and end the
-    present one for it. There is no public way to do this.
+    aiomqtt leaves the socket of a client that never got its answer open; a frozen broker that thaws would then
+    accept the stale connection, and end the present one for it. There is no public way to do either.
     """
-    client._client.disconnect()
+    own = client._client.socket()
+    if isinstance(own, socket.socket):
+        with contextlib.suppress(OSError):  # the broker was first
+            socket.socket.shutdown(own, socket.SHUT_RDWR)  # also below TLS, whose own would have paho read what is encrypted
+    client._client.disconnect()  # this goodbye goes nowhere, and paho closes the socket for it

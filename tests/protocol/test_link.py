@@ -11,10 +11,11 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
+from certificates import Authority
 from greetings import CAMERA, HEALTH, broker, eventually, presence
 from hypothesis import given
 from hypothesis import strategies as st
-from rig import MOSQUITTO, Mosquitto, missing
+from rig import MOSQUITTO, Mosquitto, free_port, missing
 
 from protocol import link as link_module
 from protocol.broker import Broker
@@ -341,6 +342,48 @@ async def test_a_broker_that_acknowledges_nothing_is_left_and_another_connection
                 await link.send(CAMERA, NoMask(value="ON"))
         await eventually(lambda: len(connections) == 2 and link.is_online)
         await link.send(CAMERA, NoMask(value="ON"))
+
+
+async def test_a_connection_that_is_given_up_leaves_nobody_online(mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unanswered(*_: object, **__: object) -> None:
+        raise aiomqtt.MqttError("Operation timed out")
+
+    async with Link(broker(mosquitto), "camera", presence()) as link:
+        await link.wait_online()
+        with monkeypatch.context() as patch:
+            patch.setattr(aiomqtt.Client, "publish", unanswered)
+            for _ in range(UNANSWERED):
+                with pytest.raises(LinkError, match="not sent"):
+                    await link.send(CAMERA, HEALTH)
+            await eventually(lambda: not link.is_online)
+            assert await retained(mosquitto, Status) == Status(value="offline")
+        await link.wait_online()
+        assert await retained(mosquitto, Status) == Status(value="online")
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+async def test_who_cannot_say_offline_has_the_broker_say_it(tmp_path: Path, caplog, is_tls: bool) -> None:
+    class Mute(Link):
+        async def send(self, address: Fleet, message: Message) -> None:
+            if message == Status(value="offline"):
+                raise LinkError("not sent")
+            await super().send(address, message)
+
+    if MOSQUITTO is None:
+        missing("mosquitto")
+    certificate, key = Authority(tmp_path).vouch("broker")
+    port = free_port()
+    both = Mosquitto(tmp_path, ("allow_anonymous true", f"listener {port} 127.0.0.1", f"certfile {certificate}", f"keyfile {key}"))
+    both.start()
+    try:
+        guarded = Broker.parse(f"mqtts://127.0.0.1:{port}", ca_file=tmp_path / "ca.crt")
+        async with Mute(guarded if is_tls else broker(both), "camera", presence()) as link:
+            await link.wait_online()
+            assert await retained(both, Status) == Status(value="online")
+        assert await retained(both, Status) == Status(value="offline")
+    finally:
+        both.stop()
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 async def test_whoever_stops_listening_does_not_wait_for_a_broker_that_is_frozen(mosquitto) -> None:

@@ -9,7 +9,7 @@ import pytest
 from greetings import CAMERA, HEALTH, broker, eventually, presence
 
 from protocol.link import Link
-from protocol.messages import Health, NoMask
+from protocol.messages import Health, NoMask, Status
 
 NO_MASK = NoMask.topic.filter("maskfleet")
 
@@ -59,6 +59,30 @@ async def test_what_is_always_refused_ends_connections_at_growing_intervals(mosq
         assert not link.is_online
     assert attempts[:4] == [0, 1, 2, 3]
     assert "did not grant the subscription to maskfleet/camera/lobby/door-1/status" in caplog.text
+
+
+async def test_who_is_always_refused_is_never_online(mosquitto, monkeypatch) -> None:
+    """Whoever asked it anything would wait for ever."""
+    sessions: list[int] = []
+    async with Link(broker(mosquitto), "watcher") as watcher, watcher.receive("maskfleet", Status) as statuses:
+        await watcher.wait_online()
+        Refusing(monkeypatch, lambda _: True)
+        monkeypatch.setattr("protocol.link.ASK_AGAIN_AFTER_S", (0, 0.1))
+        monkeypatch.setattr("protocol.link.backoff_s", lambda *_: 0)
+        async with Link(broker(mosquitto), "camera", presence(sessions)):
+            await eventually(lambda: len(sessions) == 3)
+        assert [(await anext(statuses)).message for _ in range(3)] == [Status(value="offline")] * 3
+    assert len(sessions) == 3
+
+
+async def test_who_was_offline_greets_once(mosquitto) -> None:
+    """What the broker keeps of it from before is no late will."""
+    sessions: list[int] = []
+    for _ in range(3):
+        async with Link(broker(mosquitto), "camera", presence(sessions)) as link:
+            await link.wait_online()
+            await asyncio.sleep(0.2)
+    assert sessions == [1, 1, 1]
 
 
 async def test_what_is_refused_in_mid_connection_is_insisted_on_and_costs_the_others_nothing(mosquitto, monkeypatch, caplog) -> None:
