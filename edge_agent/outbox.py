@@ -54,7 +54,7 @@ class Outbox:
     """A queue in an SQLite file (write-ahead log, synced at each change). Any thread may use it, one at a time.
 
     When the disk fails or is full, messages wait in memory until it is well again: they are sent all the same, in
-    their order, and only a crash in that time could lose them.
+    their order, and only the agent's end in that time could lose them.
     """
 
     def __init__(self, path: Path, limits: Limits = Limits()) -> None:
@@ -67,6 +67,7 @@ class Outbox:
         self._unnoted: deque[Row] = deque(maxlen=limits.messages)
         """Messages that went out from memory: the disk has yet to learn which incidents they opened and ended."""
         self._removed_to = 0
+        self._complaint = ""
         self.lost = 0
         """Messages dropped since the start: the outbox was full, they were too old, or could not be read."""
         try:
@@ -102,7 +103,8 @@ class Outbox:
         self._drop_excess()
 
     def oldest(self) -> Row | None:
-        """The message that waits longest and is not too old; None when none waits."""
+        """The message that waits longest and is not too old; None when none waits, or none can be read now."""
+        self._save()
         self._drop_excess()
         return self._first()
 
@@ -167,6 +169,10 @@ class Outbox:
             )
 
     def close(self) -> None:
+        """Lets the file go; what waits in memory is saved, or lost."""
+        self._save()
+        if self._in_memory:
+            log.warning("outbox %s: %d messages were never stored, and are lost", self._path, len(self._in_memory))
         self._db.close()
         self._lock.close()
 
@@ -201,6 +207,7 @@ class Outbox:
                     self._note_open(row)
                 self._in_memory.popleft()
                 self._on_disk += 1
+                self._complaint = ""
         except sqlite3.Error as error:
             self._complain(error)
 
@@ -213,7 +220,10 @@ class Outbox:
             self._db.execute("DELETE FROM open_incident WHERE id = ?", (row.message.id,))
 
     def _complain(self, error: sqlite3.Error) -> None:
-        log.warning("outbox %s: %s; %d messages wait in memory", self._path, error, len(self._in_memory))
+        """Once of the same trouble: the disk is asked again before each message that goes out."""
+        complaint = f"{error}; {len(self._in_memory)} messages wait in memory"
+        log.log(logging.DEBUG if complaint == self._complaint else logging.WARNING, "outbox %s: %s", self._path, complaint)
+        self._complaint = complaint
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -217,21 +217,39 @@ def test_on_a_full_disk_messages_wait_in_memory_in_their_order(tmp_path: Path, c
     assert box.depth == 0
 
 
-def test_what_waited_in_memory_is_saved_when_there_is_room_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["with the next", "before one goes out", "at the end"])
+def test_what_waited_in_memory_is_saved_when_there_is_room_again(tmp_path: Path, how: str) -> None:
     path = tmp_path / "outbox.sqlite"
     box = opened(path)
     box.put(alert(1))
     pages = box._db.execute("PRAGMA page_count").fetchone()[0]
     box._db.execute(f"PRAGMA max_page_count = {pages}")
-    later = [alert(seq).model_copy(update={"model": "m" * 500}) for seq in range(2, 20)]
-    for message in later:
+    messages = [alert(1), *(alert(seq).model_copy(update={"model": "m" * 500}) for seq in range(2, 20))]
+    for message in messages[1:]:
         box.put(message)
     assert box._in_memory
     box._db.execute("PRAGMA max_page_count = 100000")
-    box.put(alert(20))
-    assert not box._in_memory
+    if how == "with the next":
+        messages.append(alert(20))
+        box.put(alert(20))
+    elif how == "before one goes out":
+        assert box.oldest().message == alert(1)
+    assert bool(box._in_memory) == (how == "at the end")
     box.close()
-    assert drain(opened(path)) == [alert(1), *later, alert(20)]
+    assert drain(opened(path)) == messages
+
+
+def test_what_a_disk_has_no_room_for_until_the_end_is_counted_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    box = opened(tmp_path / "outbox.sqlite")
+    box._db.execute(f"PRAGMA max_page_count = {box._db.execute('PRAGMA page_count').fetchone()[0]}")
+    for seq in (1, 2):
+        box.put(alert(seq).model_copy(update={"model": "m" * 10_000}))
+    caplog.clear()
+    for _ in range(3):
+        box.oldest()
+    assert not caplog.records, "the same trouble is told once"
+    box.close()
+    assert f"outbox {tmp_path / 'outbox.sqlite'}: 2 messages were never stored, and are lost" in caplog.text
 
 
 def test_what_went_out_from_memory_opens_and_ends_incidents_on_the_disk_too(tmp_path: Path) -> None:
