@@ -123,7 +123,9 @@ class Publisher:
             self._has_stored.clear()
             row = await loop.run_in_executor(self._disk, self._outbox.oldest)
             if row is None:
-                await self._has_stored.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S if self._outbox.depth else None):  # what is there could not be read
+                        await self._has_stored.wait()
                 continue
             delay_s = None if row.stored_s is None else round(max(0.0, time.monotonic() - row.stored_s), 3)
             is_late = delay_s is None or delay_s >= REPLAYED_S
