@@ -1,10 +1,12 @@
 """A data folder -> train, val and test, so that no photograph is on two sides."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
 from trainer import phash
@@ -40,7 +42,7 @@ class Splits:
 
 
 def read(data: Path, seed: int = 0) -> Splits:
-    """The splits of a data folder: its own train/, val/ and test/, else a seeded one of with_mask/ and without_mask/.
+    """The splits of a data folder: its own train/, val/ and test/, else one of with_mask/ and without_mask/ by their content.
 
     Other folders (`mask_weared_incorrect`) are left out. Raises Rejected when a class is missing or empty.
     """
@@ -53,26 +55,33 @@ def read(data: Path, seed: int = 0) -> Splits:
 
 
 def split(pictures: Pictures, seed: int) -> Splits:
-    """A random split that depends on nothing but the seed and the pictures; near-duplicates stay on one side.
+    """A split that stays when pictures are added: a hash of what a picture shows says where it goes; near-duplicates go together.
 
-    Each class and source is divided by `SHARES`, as closely as its groups allow.
+    Its shares are about `SHARES`: to make them exact would move pictures. A class that would be missing in `test` or `val` is
+    there with its outermost group, which is learned from once another is further out, and never the other way round.
     """
-    rng = np.random.default_rng(seed)
-    group_N = phash.groups(len(pictures), phash.near_pairs(pictures.images_NHWC, GROUP_BITS))
-    members = {group: np.flatnonzero(group_N == group) for group in rng.permutation(np.unique(group_N))}
-    sides: dict[str, list[int]] = {name: [] for name in SHARES}
-    counts: dict[tuple[str, str, int], int] = {}
-    for rows in sorted(members.values(), key=len, reverse=True):  # large groups first, while every side has room for them
-        first = rows[0]
-        kind = (pictures.sources[first], int(pictures.classes_N[first]))
-        # The side that lacks most of its share of this kind.
-        side = min(SHARES, key=lambda name: counts.get((name, *kind), 0) / SHARES[name])
-        counts[side, *kind] = counts.get((side, *kind), 0) + len(rows)
-        sides[side] += rows.tolist()
-    train, val, test = (pictures.select(np.array(sorted(own), int)) for own in sides.values())
+    place_N = _places(pictures, seed)
+    own = [place_N[pictures.classes_N == number] for number in range(len(LABELS))]
+    is_test_N = (place_N < SHARES["test"]) | np.isin(place_N, [places.min() for places in own])
+    is_val_N = ~is_test_N & ((place_N >= 1 - SHARES["val"]) | np.isin(place_N, [places.max() for places in own]))
+    train, val, test = (pictures.select(rows_N) for rows_N in (~is_test_N & ~is_val_N, is_val_N, is_test_N))
     for name, part in (("train", train), ("val", val), ("test", test)):
         _need_both_classes(part, f"the {name} split")
     return Splits(replace(train, unreadable=pictures.unreadable), val, test)
+
+
+def _places(pictures: Pictures, seed: int) -> NDArray[np.float64]:
+    """A number [N] from 0 to 1 by the perceptual hash of each picture; near-duplicates have that of the first of them by name.
+
+    By name, for those that are added later are mostly called something later: an older one goes on deciding.
+    """
+    images_NHWC = pictures.images_NHWC
+    group_N = phash.groups(len(pictures), phash.near_pairs(images_NHWC, GROUP_BITS))
+    _, first_G, group_N = np.unique(group_N, return_index=True, return_inverse=True)
+    one_of_each = images_NHWC[first_G]
+    hashes = np.minimum(phash.hashes(one_of_each), phash.hashes(one_of_each[:, :, ::-1])).tolist()  # mirrored, it is the same
+    digests = [hashlib.blake2b(f"{seed} {code:016x}".encode(), digest_size=8).digest() for code in hashes]
+    return np.array([int.from_bytes(digest) / 2**64 for digest in digests])[group_N]
 
 
 def without_source(splits: Splits, source: str) -> Splits:
