@@ -20,7 +20,7 @@ from trainer.evaluate import WITHOUT_MASK
 from trainer.models import MaskNet
 from trainer.results import Results
 from trainer.runs import Config
-from trainer.splits import Splits
+from trainer.splits import Splits, without_source
 from trainer.train import predict
 from trainer.views import weathered
 
@@ -85,8 +85,11 @@ def quantise(model: bytes, images_NHWC: NDArray[np.uint8]) -> bytes:
 def make(config: Config, network: MaskNet, found: Results, splits: Splits, version: str, folder: Path) -> Comparison:
     """Writes the quantised release of a run where it is faster and not worse; says in any case how it compares.
 
-    Its temperature is found anew, on the same pictures as that of the floats: this is another file.
+    Its temperature is found anew, on the same pictures as that of the floats: this is another file. Raises Rejected when a source that was
+    held out is not in the splits.
     """
+    if config.lineage.held_out:
+        splits = without_source(splits, config.lineage.held_out)
     px = network.architecture.input_px
     rows = np.random.default_rng(0).permutation(len(splits.train))[:CALIBRATION_PICTURES]
     images_NHWC = _at(splits.train.select(np.sort(rows)), px)

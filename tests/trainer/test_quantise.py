@@ -1,5 +1,6 @@
 """Eight bits: the same answers, the same bytes, and kept only when that helps."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,27 @@ def test_what_eight_bits_did_not_change_is_calibrated_as_it_was(trained: Path, d
     compared = quantise.make(config, network, found, splits.read(data), "1", tmp_path / "release")
     assert compared.int8_accuracy == compared.float_accuracy
     assert read_release(tmp_path / "release", "classifier")[0].temperature == pytest.approx(found.temperature, rel=0.01)
+
+
+def test_a_source_that_was_held_out_only_judges(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [f"{split}/{label}" for split in splits.SHARES for label in ("with_mask", "without_mask")]
+    files = [(own, n) for own in folders for n in range(len(list((data / own).iterdir())))]
+    pictures = shutil.copytree(data, tmp_path / "data")
+    (pictures / "index.csv").write_text("\n".join(["file,source", *(f"{own}/{n:03}.png,{'web' if n % 2 else 'door'}" for own, n in files)]))
+    whole = splits.read(pictures)
+    list(job.run(job.Job("fold", "door-small", Recipe(epochs=1), runs.Lineage(held_out="web")), whole, pictures, tmp_path))
+    shown: list[bytes] = []
+    monkeypatch.setattr(quantise, "quantise", lambda model, images: shown.extend(image.tobytes() for image in images) or model)
+    monkeypatch.setattr(quantise, "weathered", lambda val: shown.extend(image.tobytes() for image in val.images_NHWC) or val)
+    monkeypatch.setattr(quantise, "_race", lambda *_: (1.0, 0.5))
+    monkeypatch.setattr(quantise, "LOST_ACCURACY", 1.0)
+    config, network = runs.load_student(tmp_path / "fold")
+    quantise.make(config, network, results.load(tmp_path / "fold"), whole, "1", tmp_path / "release")
+    web = {image.tobytes() for image in splits.without_source(whole, "web").test.images_NHWC}
+    assert len(shown) > 0
+    assert sum(image in web for image in shown) == 0, "neither the ranges nor the temperature are of it"
+    scores = read_release(tmp_path / "release", "classifier")[0].scores
+    assert {name: score.n for name, score in scores.items()} == {"test": len(web), "web": len(web)}
 
 
 @pytest.mark.parametrize(
