@@ -9,9 +9,10 @@ import numpy as np
 
 from protocol.errors import Reason, Rejected
 from trainer.data import Pictures
-from trainer.detector_eval import load_cascade, yunet_format
+from trainer.detector_data import lying_in
+from trainer.detector_eval import HALF, load_cascade, yunet_format
 from trainer.folder import write_whole
-from trainer.frames import Image, read_frames
+from trainer.frames import AnnotatedFrame, Image, read_frames
 from trainer.models import INPUT_PX, LABELS
 
 Box = tuple[float, float, float, float]
@@ -58,12 +59,12 @@ def cut(folder: Path, detect: Detect) -> Cut:
 def mistakes(folder: Path, detect: Detect, most: int, seed: int) -> list[Image]:
     """What a detector finds where no face is annotated, as RGB crops [128, 128, 3]: at most so many, drawn at random.
 
-    Raises Rejected without readable COCO annotations, or when there is nothing.
+    What lies in a region to be ignored is none. Raises Rejected without readable COCO annotations, or when there is nothing.
     """
     images = []
     for frame in read_frames(folder):
         faces = [_box(box) for box in frame.boxes_M4.tolist()]
-        found = [box for box in detect(frame.image_HWC) if not any(_touch(box, face) for face in faces)]
+        found = [box for box in detect(frame.image_HWC) if not any(_touch(box, face) for face in faces) and not _is_ignored(box, frame)]
         images += [crop(frame.image_HWC, box, MARGIN, INPUT_PX) for box in found]
     if not images:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: the detector makes no mistake here")
@@ -129,6 +130,10 @@ def _touch(one: Box, other: Box) -> bool:
 def _is_within(one: Box, other: Box) -> bool:
     x, y = one[0] + one[2] / 2, one[1] + one[3] / 2
     return other[0] <= x <= other[0] + other[2] and other[1] <= y <= other[1] + other[3]
+
+
+def _is_ignored(box: Box, frame: AnnotatedFrame) -> bool:
+    return bool(lying_in(np.array([box], np.float32), frame.ignored_K4).max(initial=0) >= HALF)
 
 
 def _box(numbers: list[float]) -> Box:

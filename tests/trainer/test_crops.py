@@ -86,6 +86,17 @@ def test_a_mistake_is_what_is_found_where_no_face_is_noted(tmp_path: Path) -> No
         crops.write_pictures(made, "web", tmp_path / "out")
 
 
+def test_what_is_found_in_a_crowd_is_no_mistake(tmp_path: Path) -> None:
+    write_frame(tmp_path, [([10, 10, 60, 60], 1), ([100, 50, 150, 100], 1)])
+    coco = json.loads((tmp_path / ANNOTATIONS_FILE).read_text())
+    coco["annotations"][1]["iscrowd"] = 1
+    (tmp_path / ANNOTATIONS_FILE).write_text(json.dumps(coco))
+    inside, mostly, outside = (120.0, 60.0, 40.0, 40.0), (85.0, 60.0, 40.0, 40.0), (75.0, 60.0, 40.0, 40.0)
+    made = crops.mistakes(tmp_path, lambda _: [inside, mostly, outside], most=9, seed=0)
+    assert len(made) == 1, "neither what lies in the crowd, nor what mostly does"
+    assert np.array_equal(made[0], crops.crop(cv2.imread(str(tmp_path / "a.png")), outside, crops.MARGIN, 128))
+
+
 def test_of_many_mistakes_some_are_drawn_and_none_are_refused(tmp_path: Path) -> None:
     write_frame(tmp_path, [([10, 10, 60, 60], 1)])
     found = [(100.0 + n, 100.0, 40.0, 40.0) for n in range(20)]
