@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ Image = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 ANNOTATIONS_FILE = "annotations.json"
+LARGEST = float(np.finfo(np.float32).max)
+"""Of a box's numbers; JSON holds any."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,14 @@ def read_frames(folder: Path, unnoted: Path | None = None) -> list[AnnotatedFram
     try:
         coco = json.loads((folder / ANNOTATIONS_FILE).read_bytes())
         names = {category["id"]: str(category["name"]) for category in coco["categories"]}
-        faces: dict[int, list[tuple[list[float], str]]] = {picture["id"]: [] for picture in coco["images"]}
-        ignored: dict[int, list[list[float]]] = {picture["id"]: [] for picture in coco["images"]}
-        for mark in coco["annotations"]:
+        faces: dict[int, list[tuple[Floats, str]]] = {picture["id"]: [] for picture in coco["images"]}
+        ignored: dict[int, list[Floats]] = {picture["id"]: [] for picture in coco["images"]}
+        for row, mark in enumerate(coco["annotations"]):
+            box = _box(mark["bbox"], f"annotation {mark.get('id', row)!r}")
             if mark.get("iscrowd"):
-                ignored[mark["image_id"]].append(mark["bbox"])
+                ignored[mark["image_id"]].append(box)
             else:
-                faces[mark["image_id"]].append((mark["bbox"], names[mark["category_id"]]))
+                faces[mark["image_id"]].append((box, names[mark["category_id"]]))
         files = [(str(picture["file_name"]), picture["id"]) for picture in coco["images"]]
         boxes = {number: _boxes([box for box, _ in known]) for number, known in faces.items()}
         crowds = {number: _boxes(known) for number, known in ignored.items()}
@@ -76,17 +80,21 @@ def _cause(error: Exception) -> str:
 
 def _read_unnoted(path: Path) -> dict[str, Floats]:
     try:
-        return {str(file): _boxes(boxes) for file, boxes in json.loads(path.read_bytes()).items()}
+        return {str(file): _boxes([_box(box, file) for box in boxes]) for file, boxes in json.loads(path.read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{path}: no JSON object of lists of boxes by file name ({_cause(error)})") from None
 
 
-def _boxes(rows: list[list[float]]) -> Floats:
-    """Boxes [N, 4]; raises ValueError for what is none, or has no area."""
-    boxes = np.array(rows, np.float32).reshape(-1, 4)
-    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
-        raise ValueError("a box without an area")
-    return boxes
+def _box(raw: Any, what: str) -> Floats:
+    """A box [4] of JSON; raises ValueError, which names `what` it is of, for anything but four finite numbers with an area."""
+    is_box = isinstance(raw, list) and len(raw) == 4 and all(isinstance(number, int | float) and abs(number) <= LARGEST for number in raw)
+    if is_box and (box_4 := np.array(raw, np.float32))[2:].min() > 0:
+        return box_4
+    raise ValueError(f"{what}: a box that is not four numbers with an area")
+
+
+def _boxes(boxes: list[Floats]) -> Floats:
+    return np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def read_picture(path: Path) -> Image:

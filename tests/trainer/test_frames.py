@@ -34,6 +34,35 @@ def test_a_folder_that_is_not_coco_is_refused(tmp_path, annotations):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("is_crowd", [0, 1])
+@pytest.mark.parametrize(
+    "box",
+    [
+        "[10, 10, 5, 5, 20, 20, 4, 4]",
+        "[]",
+        "[10, 10]",
+        "null",
+        "{}",
+        '["1", "2", "3", "4"]',
+        "[[1, 2, 3, 4]]",
+        "[1, 2, 3, 1e39]",
+        f"[1, 2, 3, 1{'0' * 400}]",
+        "[1, 2, 3, 1e-60]",
+        "[1, -Infinity, 3, 4]",
+    ],
+)
+def test_what_is_no_box_is_refused_by_the_name_of_its_annotation(tmp_path, box, is_crowd):
+    """Two numbers each of two annotations would make one box of both, eight of one annotation two."""
+    write_frames(tmp_path / "frames", ("a.jpg",))
+    path = tmp_path / "frames" / "annotations.json"
+    coco = json.loads(path.read_bytes())
+    mark = f', {{"id": 17, "image_id": 0, "category_id": 1, "iscrowd": {is_crowd}, "bbox": {box}}}'
+    path.write_text(json.dumps({**coco, "annotations": "MARKS"}).replace('"MARKS"', f"[{json.dumps(coco['annotations'][0])}{mark * 2}]"))
+    with pytest.raises(Rejected, match=r"frames/annotations\.json: .*annotation 17: a box that is not four numbers with an area") as caught:
+        read_frames(tmp_path / "frames")
+    assert "\n" not in str(caught.value)
+
+
 def test_crowds_and_unnoted_faces_are_to_be_ignored_and_are_no_faces(tmp_path):
     frames = tmp_path / "frames"
     write_frames(frames, ("a.jpg", "b.jpg"))
