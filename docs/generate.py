@@ -10,7 +10,7 @@ from typing import Any
 
 from edge_agent.update import TRANSITIONS
 from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Discovery, Message, PlainMessage, Snapshot
-from protocol.rollouts import MAX_RETAINED_BYTES, ROLLOUT_MESSAGES, Chunk
+from protocol.rollouts import MAX_RETAINED_BYTES, ROLLOUT_MESSAGES, Chunk, RolloutCommand
 
 PAGE = Path(__file__).with_name("protocol.md")
 ROLLOUT = Path(__file__).with_name("rollout.md")
@@ -28,8 +28,8 @@ def page() -> str:
         "",
         "MQTT 3.1.1, QoS 0 and 1. `<base>` (default `maskfleet`), `<site>` and `<camera>` are 1 to 64 letters, digits, `_` and `-`.",
         "JSON carries `v: 1`; unknown fields are to be ignored; order is by (`boot`, `seq`), never by time.",
-        f"A payload over {MAX_PAYLOAD_BYTES:,} bytes ({Chunk.max_bytes:,} of a chunk, {Snapshot.max_bytes:,} of a snapshot) is refused unread;",
-        f"retained ones stay under {MAX_RETAINED_BYTES:,}.",
+        f"A payload over {MAX_PAYLOAD_BYTES:,} bytes ({Chunk.max_bytes:,} of a chunk, {Snapshot.max_bytes:,} of a snapshot,",
+        f"{RolloutCommand.max_bytes:,} of a rollout command) is refused unread; retained ones stay under {MAX_RETAINED_BYTES:,}.",
         "",
         "| topic | who writes it | QoS | retained | payload |",
         "|---|---|---|---|---|",

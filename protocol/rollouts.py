@@ -234,6 +234,7 @@ class RolloutCommand(Message):
     """
 
     topic = topics.ROLLOUT_COMMAND
+    max_bytes = 60_000  # some thousands of names; a broker with TLS takes 65,536
     v: Literal[1] = 1
     id: Annotated[str, Field(min_length=1, max_length=64)]
     """Chosen by the sender; the same id is carried out once."""

@@ -36,9 +36,12 @@ async def connected(broker: Broker, base: str) -> AsyncIterator[Link]:
 async def order(link: Link, base: str, op: Op, rollout: str = "", **args: Any) -> str:
     """The name of the rollout that the order was about, once it is done.
 
-    Raises LinkError when no coordinator answers, Rejected with its reason when it refuses.
+    Raises LinkError when no coordinator answers, Rejected with its reason when it refuses, or would not read so large an order.
     """
     command = RolloutCommand(id=secrets.token_hex(6), op=op, rollout=rollout, args=args, expires=datetime.now(UTC) + timedelta(seconds=ANSWER_S))
+    if (size := len(command.encode())) > RolloutCommand.max_bytes:
+        names = f" for {len(args['select']):,} names and patterns (a pattern names many at once)" if "select" in args else ""
+        raise Rejected(Reason.TOO_LARGE, f"{op}: {size:,} bytes{names} do not fit into an order of at most {RolloutCommand.max_bytes:,}")
     try:
         async with asyncio.timeout(ANSWER_S):
             ack = await _answer(link, base, command)

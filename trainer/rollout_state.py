@@ -95,16 +95,17 @@ class Plan(_Frozen):
 
     def selects(self, camera: str) -> bool:
         """Whether a camera, `site/camera`, belongs to this rollout."""
-        return camera in self._names or any(fnmatchcase(camera, pattern) for pattern in self._patterns)
+        _, _, name = camera.partition("/")
+        return not self._names.isdisjoint((camera, f"*/{name}")) or any(fnmatchcase(camera, pattern) for pattern in self._patterns)
 
     @cached_property
     def _names(self) -> frozenset[str]:
-        """What can match itself alone: a way back names each of its cameras, and to try all for each would take seconds."""
+        """Names, at one site or at any (`*/door-1`): a way back names each of its cameras, and to try all for each would take seconds."""
         return frozenset(self.select) - frozenset(self._patterns)
 
     @cached_property
     def _patterns(self) -> tuple[str, ...]:
-        return tuple(each for each in self.select if not WILDCARDS.isdisjoint(each))
+        return tuple(each for each in self.select if not WILDCARDS.isdisjoint(each.removeprefix("*/")))
 
     def target(self, wave: int, cameras: int) -> int:
         """How many of so many cameras a wave (from 1) and those before it reach together."""

@@ -126,10 +126,11 @@ def test_only_selected_cameras_belong() -> None:
     assert set(fleet.state.cameras) == {"hall/a", "yard/door-1"}
 
 
-NAMES = st.text("ab/*?[]", min_size=3, max_size=5)
+PATTERNS = st.text("ab/*?[]", min_size=3, max_size=5)
+NAMES = st.from_regex("[ab]{1,2}/[ab]{1,2}", fullmatch=True)
 
 
-@given(st.lists(NAMES, min_size=1, max_size=5), NAMES)
+@given(st.lists(PATTERNS | NAMES | NAMES.map(lambda name: f"*/{name[-1]}"), min_size=1, max_size=5), NAMES)
 def test_a_plan_selects_what_any_of_its_patterns_matches(patterns: list[str], camera: str) -> None:
     plan = Plan(rollout="r", kind="classifier", name="door", version="1", digest="d" * 64, counter=1, select=tuple(patterns))
     assert plan.selects(camera) == any(fnmatchcase(camera, pattern) for pattern in patterns)
