@@ -16,7 +16,9 @@ from protocol.rollouts import CoordinatorStatus, RolloutLog, RolloutState
 from trainer.order import order
 
 QUIET_S = 1.0
-"""What is known has been said when nothing came for so long."""
+"""What is known has been said when nothing came for so long ..."""
+MOST_S = 5.0
+"""... and long before this: a fleet that is busy is never quiet."""
 COUNTS = ("cameras", "waiting", "updating", "committed", "rejected", "failed", "rolled_back", "offline")
 LINES = 8
 
@@ -54,11 +56,12 @@ async def once(link: Link, base: str) -> dict[str, Any]:
     async with link.receive(base, CoordinatorStatus, RolloutState) as messages:
         asking = asyncio.create_task(_ask(link, base))
         try:
-            await asyncio.wait({asking}, timeout=QUIET_S)
-            while True:
-                async with asyncio.timeout(QUIET_S):
-                    address, message, _ = await anext(messages)
-                view.take(address, message)
+            async with asyncio.timeout(MOST_S):
+                await asyncio.wait({asking}, timeout=QUIET_S)
+                while True:
+                    async with asyncio.timeout(QUIET_S):
+                        address, message, _ = await anext(messages)
+                    view.take(address, message)
         except TimeoutError:
             return view.document()
         finally:

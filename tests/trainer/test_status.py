@@ -1,9 +1,18 @@
 """The operator's view of rollouts."""
 
+import asyncio
+import time
+from datetime import UTC, datetime
+
 import pytest
 from rich.console import Console
 
+from protocol.broker import Broker
+from protocol.rollouts import CoordinatorStatus, RolloutState
+from protocol.tasks import end
+from protocol.topics import Fleet, RolloutAddress
 from trainer import status
+from trainer.order import connected
 
 
 @pytest.mark.parametrize("text", ["see [/ops/12]", "open[/dev/video0] failed", "lost [link] today", "[red]"])
@@ -14,3 +23,27 @@ def test_what_others_wrote_is_shown_as_it_is(text: str) -> None:
     with console.capture() as shown:
         console.print(status.table(document, [text]))
     assert shown.get().count(text) == 3
+
+
+async def test_a_fleet_that_is_never_quiet_is_told_in_time(mosquitto) -> None:
+    """Two rollouts: of one a new state comes ten times a second, the other's is retained."""
+    figures = dict.fromkeys(("epoch", "seq", "counter", "wave", "waves", *status.COUNTS), 0)
+    words = {"phase": "running", "kind": "classifier", "name": "gate", "version": "2", "digest": "d"}
+    state = RolloutState(**figures, **words, updated=datetime.now(UTC))
+
+    async def chatter() -> None:
+        for seq in range(1, 1000):
+            await speaker.send(RolloutAddress("maskfleet", "busy"), state.model_copy(update={"seq": seq}))
+            await asyncio.sleep(0.1)
+
+    broker = Broker(port=mosquitto.port)
+    async with connected(broker, "maskfleet") as speaker, connected(broker, "maskfleet") as link:
+        await speaker.send(RolloutAddress("maskfleet", "still"), state)
+        await speaker.send(Fleet("maskfleet"), CoordinatorStatus(value="online"))
+        chattering, began_s = asyncio.create_task(chatter()), time.monotonic()
+        document = await status.once(link, "maskfleet")
+        assert time.monotonic() - began_s < status.MOST_S + 2
+        await end(chattering)
+    assert document["coordinator"] == "online"
+    assert {one["rollout"] for one in document["rollouts"]} == {"busy", "still"}
+    assert max(one["seq"] for one in document["rollouts"]) > 10
