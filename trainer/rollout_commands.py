@@ -1,6 +1,7 @@
 """The commands of the fleet's half: run the coordinator, begin a rollout, look at it, stop it, go back."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import typer
 from protocol.broker import Broker
 from protocol.errors import Reason, Rejected
 from protocol.link import Link
-from trainer.console import Json, out
+from trainer.console import Json, err, out
 from trainer.order import Op
 
 rollout = typer.Typer(no_args_is_help=True, help="Ships a release to the fleet, in waves.")
@@ -107,7 +108,8 @@ def status(
     if as_json:
         print(json.dumps(_with_link(where, base, lambda link: own.once(link, base))))
     elif out.is_terminal:
-        _with_link(where, base, lambda link: own.follow(link, base, out))
+        with contextlib.suppress(KeyboardInterrupt):  # whoever looked has seen enough
+            _with_link(where, base, lambda link: own.follow(link, base, out))
     else:
         out.print(own.table(_with_link(where, base, lambda link: own.once(link, base))))
 
@@ -192,7 +194,11 @@ def _broker(url: str) -> Broker:
 def _order(broker: Broker, base: str, op: Op, name: str = "", **args: Any) -> str:
     from trainer.order import order
 
-    return str(_with_link(broker, base, lambda link: order(link, base, op, name, **args)))
+    try:
+        return str(_with_link(broker, base, lambda link: order(link, base, op, name, **args)))
+    except KeyboardInterrupt:
+        err.print(f"{op}: interrupted, and not known whether it was done: `maskfleet-trainer rollout status` tells", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _with_link(broker: Broker, base: str, job: Callable[[Link], Coroutine[Any, Any, Any]]) -> Any:
@@ -202,7 +208,4 @@ def _with_link(broker: Broker, base: str, job: Callable[[Link], Coroutine[Any, A
         async with connected(broker, base) as link:
             return await job(link)
 
-    try:
-        return asyncio.run(run())
-    except KeyboardInterrupt:  # whoever looked has seen enough
-        raise typer.Exit from None
+    return asyncio.run(run())

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from live import listening
 from rig import MOSQUITTO, ROOT, Mosquitto, missing
 
 from compose.simulate import coordinating
 from compose.throwaway import shipped, sign_release
 from protocol.broker import Broker
+from protocol.rollouts import RolloutCommand
 from trainer.order import connected, order
 from trainer.watch import Coordinator
 
@@ -80,3 +82,13 @@ async def test_as_many_names_as_an_order_holds_begin_a_rollout_and_more_are_refu
     assert code == 0, text
     (entry,) = coordinator._book.entries.values()
     assert len(entry.state.plan.select) == 2700
+
+
+async def test_an_order_that_is_broken_off_does_not_pass_for_done(mosquitto, tmp_path: Path) -> None:
+    """Nobody answers it."""
+    async with listening(mosquitto) as ear, command(mosquitto, tmp_path, "abort") as process:
+        await ear.until(lambda ear: ear.of(RolloutCommand))
+        process.send_signal(signal.SIGINT)
+        output, _ = await process.communicate()
+    assert (process.returncode, output.count(b"\n")) == (130, 1)
+    assert b"abort: interrupted, and not known whether it was done" in output
