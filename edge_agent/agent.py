@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from edge_agent.capture import Camera, CaptureState
 from edge_agent.check import Owner
-from edge_agent.command import REMEMBERED, obey
+from edge_agent.command import obey
 from edge_agent.crashes import Crashes
 from edge_agent.discovery import discovery
 from edge_agent.fetch import fetch
@@ -29,6 +29,7 @@ from edge_agent.sight import Sight
 from edge_agent.snapshot import Snapshots
 from edge_agent.updating import Updates
 from edge_agent.vitals import Vitals
+from protocol.answers import REMEMBERED
 from protocol.errors import DeviceError, LinkError, Reason, Rejected
 from protocol.link import Link, Presence
 from protocol.messages import Birth, Command, Discovery, Health, Message

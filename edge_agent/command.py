@@ -1,18 +1,15 @@
 """What a user may ask of a camera while it runs."""
 
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
+from protocol.answers import Answers
 from protocol.errors import FleetError, LinkError, Reason, Rejected
 from protocol.link import Link, Received
 from protocol.messages import Command, CommandAck
 
 log = logging.getLogger(__name__)
-
-REMEMBERED = 100
-"""A command that arrives again (QoS 1 may repeat) is answered again, and not carried out again."""
 
 Operation = Callable[[Command], Awaitable[None]]
 
@@ -28,17 +25,17 @@ def refusal(command: Command, is_retained: bool, now: datetime) -> str:
 
 async def obey(link: Link, commands: AsyncIterator[Received[Command]], operations: Mapping[str, Operation]) -> None:
     """Carries out and answers each command that comes, until cancelled."""
-    done: deque[CommandAck] = deque(maxlen=REMEMBERED)
+    answers = Answers[CommandAck]()
     async for address, command, is_retained in commands:
         refused = refusal(command, is_retained, datetime.now(UTC))
         if refused:
             log.warning("command %s (%s): %s", command.id, command.op, refused)
             continue
-        ack = next((own for own in done if own.id == command.id), None)
+        ack = answers.to(command)
         if ack is None:
             ack = await _carry_out(command, operations)
             log.info("command %s (%s): %s", command.id, command.op, ack.reason or "done")
-            done.append(ack)
+            answers.keep(command, ack)
         try:
             await link.send(address, ack)
         except LinkError as error:

@@ -235,7 +235,7 @@ class Command(Message):
     topic = topics.COMMAND
     v: Literal[1] = 1
     id: Annotated[str, Field(min_length=1, max_length=64)]
-    """Chosen by the sender; the same id is carried out once."""
+    """Chosen by the sender, anew for each: what comes again is answered again and not done again, another command under the same id is refused."""
     op: Text
     args: dict[str, bool | int | float | Text] = {}
     expires: AwareDatetime | None = None

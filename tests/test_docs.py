@@ -3,7 +3,12 @@ import re
 import subprocess
 import tomllib
 
+import pytest
+from live import listening
 from rig import ROOT
+
+from protocol.messages import Command, Message
+from protocol.rollouts import RolloutCommand
 
 
 def test_the_pages_are_what_the_code_says() -> None:
@@ -31,6 +36,17 @@ def test_every_module_has_a_room() -> None:
     named = set(re.findall(r"(\w+)\.py", rooms))
     for package in ("protocol", "edge_agent", "trainer", "compose"):
         assert {name for name in modules(package) if not name.startswith("detector")} <= named, package
+
+
+@pytest.mark.parametrize(("page", "kind"), [("README.md", Command), ("docs/fleet.md", RolloutCommand)])
+async def test_an_example_that_is_copied_twice_is_two_commands(page: str, kind: type[Message], mosquitto) -> None:
+    examples = re.findall("^mosquitto_pub .*$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    async with listening(mosquitto) as ear:
+        for example in examples * 2:
+            subprocess.run(["bash", "-c", example.replace("mosquitto_pub", f"mosquitto_pub -p {mosquitto.port}")], check=True)
+        await ear.until(lambda ear: len(ear.of(kind)) == len(examples) * 2)
+    assert examples
+    assert len({command.id for command in ear.of(kind)}) == len(examples) * 2
 
 
 def test_what_ships_is_small() -> None:

@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from protocol import topics
+from protocol.answers import REMEMBERED, Answers
 from protocol.broker import Broker
 from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, in_one_line
 from protocol.link import Link, Presence
@@ -33,7 +33,6 @@ CLOCK_SET_S = 2.0
 """The clock was set when it is so far from where it should be: a board wakes in 1970, until it hears the time."""
 TOGETHER_S = 0.05
 """What comes in so short a time is decided and written down together."""
-REMEMBERED = 100
 REPORT_AFTER_S = (0.0, 6.0, 20.0)
 JOURNAL_FILE, SHELF_FOLDER = "rollouts.sqlite", "releases"
 
@@ -81,7 +80,7 @@ class Coordinator:
         self._heard: list[Event] = []
         self._woke_s = _woke_s()
         self._connected = asyncio.Event()
-        self._answered: deque[RolloutAck] = deque(maxlen=REMEMBERED)
+        self._answers = Answers[RolloutAck]()
 
     @property
     def bytes_sent(self) -> int:
@@ -195,7 +194,7 @@ class Coordinator:
                 if is_retained:
                     log.warning("rollout command %s (%s): retained, ignored", command.id, command.op)
                     continue
-                ack = next((own for own in self._answered if own.id == command.id), None) or _expired(command) or self._carry_out(command)
+                ack = self._answers.to(command) or _expired(command) or self._carry_out(command)
                 with contextlib.suppress(LinkError):  # the sender asks again
                     await self._link.send(self._fleet, ack)
 
@@ -208,7 +207,7 @@ class Coordinator:
         except (FleetError, OSError) as error:  # the second: a release on the shelf that cannot be read
             ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=in_one_line(error)[:500])
         log.info("rollout command %s (%s): %s", command.id, command.op, ack.reason or "done")
-        self._answered.append(ack)
+        self._answers.keep(command, ack)
         return ack
 
     def _do(self, command: RolloutCommand) -> str:

@@ -17,7 +17,8 @@ from rig import MOSQUITTO, ROOT, Mosquitto, missing
 from compose.simulate import coordinating
 from compose.throwaway import shipped, sign_release
 from protocol.broker import Broker
-from protocol.rollouts import RolloutCommand
+from protocol.rollouts import RolloutAck, RolloutCommand
+from protocol.topics import Fleet
 from trainer.order import connected, order
 from trainer.watch import Coordinator
 
@@ -92,3 +93,24 @@ async def test_an_order_that_is_broken_off_does_not_pass_for_done(mosquitto, tmp
         output, _ = await process.communicate()
     assert (process.returncode, output.count(b"\n")) == (130, 1)
     assert b"abort: interrupted, and not known whether it was done" in output
+
+
+async def test_another_order_under_a_known_id_is_refused_and_the_same_is_done_once(mosquitto, coordinator, tmp_path: Path) -> None:
+    assert (await run(mosquitto, tmp_path, "start", release(tmp_path)))[0] == 0
+    (entry,) = coordinator._book.entries.values()
+    pause, resume = RolloutCommand(id="7", op="pause", args={"reason": "lunch"}), RolloutCommand(id="8", op="resume")
+    async with connected(Broker(port=mosquitto.port), BASE) as link, link.receive(BASE, RolloutAck) as acks:
+
+        async def ask(command: RolloutCommand) -> RolloutAck:
+            await link.send(Fleet(BASE), command)
+            return (await anext(acks)).message
+
+        assert (await ask(pause)).ok
+        other = await ask(pause.model_copy(update={"op": "resume"}))
+        assert (other.ok, other.reason) == (False, "this id was another command's (pause): each takes one of its own")
+        assert not (await ask(pause.model_copy(update={"rollout": entry.state.plan.rollout}))).ok
+        assert not (await ask(pause.model_copy(update={"args": {}}))).ok
+        assert entry.state.phase == "paused"
+        assert (await ask(resume)).ok
+        assert await ask(pause) == RolloutAck(id="7", ok=True, rollout=entry.state.plan.rollout)
+        assert entry.state.phase == "running"

@@ -51,6 +51,11 @@ async def test_commands_are_carried_out_once_and_answered(mosquitto, tmp_path: P
             assert answers("d") == answers("old") == []
             await ear.until(lambda ear: not ear.of(Health)[-1].detecting)
             assert ear.of(IncidentEnded)[-1].ended == "left"
+            await ask(id="e", op="detect", args={"on": True})
+            await ask(id="e", op="detect", args={"on": False}, expires="2100-01-01T00:00:00Z")
+            await ear.until(lambda _: len(answers("e")) == 3)
+            assert [ack.ok for ack in answers("e")] == [True, False, True], "another command under its id, and the command again"
+            assert answers("e")[1].reason == "this id was another command's (detect): each takes one of its own"
             await ask(id="f", op="detect", args={"on": True})
             await ask(id="g", op="restart_capture")
             await ear.until(lambda ear: answers("g") and ear.of(Health)[-1].restarts == 1 and ear.of(Health)[-1].capture == "ok")
