@@ -118,7 +118,7 @@ async def torment(folder: Path, count: int, kills: int) -> dict[str, Any]:
                 states: list[RolloutState] = []
                 truth: dict[str, Reported] = {}
                 listening = [asyncio.create_task(_note_states(link, states)), asyncio.create_task(_note_reports(link, truth))]
-                name = await order(link, BASE, "start", release=release.name, soak_s=5, answer_s=90)
+                name = (await order(link, BASE, "start", release=release.name, soak_s=5, answer_s=90)).rollout
                 for number in range(kills):
                     victim = victims[number % len(victims)]
                     await asyncio.sleep(random.uniform(1, 4))

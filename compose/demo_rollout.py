@@ -76,7 +76,7 @@ class Rollouts:
         release = sign_release(self._folder / f"release-{version}", manifest, own, version, counter, self._key)
         name = Shelf(self._folder / SHELF_FOLDER, {}).put(release).name
         select = [f"{self._address.site}/{self._address.camera}"]
-        return await order(link, self._address.base, "start", release=name, select=select, **RULES)
+        return (await order(link, self._address.base, "start", release=name, select=select, **RULES)).rollout
 
     async def _until(self, counter: int, state: UpdateState) -> None:
         while True:

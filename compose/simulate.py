@@ -175,11 +175,11 @@ async def _roll_out(operator: Link, base: str, what: Simulation, release: str, s
     """Starts the rollout and follows it to its end, or to the end of the time; its last state."""
     last: RolloutState | None = None
     async with operator.receive(base, RolloutState) as states:
-        name = await order(operator, base, "start", release=release, waves=list(what.waves), soak_s=what.soak_s, answer_s=what.answer_s)
+        begun = await order(operator, base, "start", release=release, waves=list(what.waves), soak_s=what.soak_s, answer_s=what.answer_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(what.most_s):
                 async for address, state, _ in states:
-                    if address.rollout != name:
+                    if address.rollout != begun.rollout:
                         continue
                     if last is None or (state.phase, state.wave) != (last.phase, last.wave):
                         show(line(state))

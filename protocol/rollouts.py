@@ -254,6 +254,8 @@ class RolloutAck(Message):
     ok: bool
     rollout: Text = ""
     """Which rollout it was about."""
+    cameras: Count | None = None
+    """How many are in it now, of those that are known; after `start`, 0 means that it waits for one to come."""
     reason: Text = ""
     """Why it was not done."""
 

@@ -14,6 +14,8 @@ from protocol.errors import Reason, Rejected
 
 SEGMENT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """What may stand between two slashes."""
+CAMERAS = re.compile(r"[A-Za-z0-9_*?!\[\]-]{1,64}/[A-Za-z0-9_*?!\[\]-]{1,64}")
+"""A camera as `site/camera`, or many: with `*`, `?` and `[...]`."""
 PIECE = re.compile(r"(0|[1-9]\d{0,3})(-(0|[1-9]\d{0,2})-([1-9]\d{0,2}))?")
 SHORT_DIGEST = 32
 """So many hex digits of a model's digest name it in topics."""

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from protocol.errors import Reason, Rejected, one_line
+from protocol.topics import CAMERAS
 from trainer.journal import Journal
 from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
 from trainer.rollout_state import MAX_CAMERAS, Connected, Event, Heard, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
@@ -26,7 +27,7 @@ class StartArgs(Rules):
     model_config = ConfigDict(extra="forbid")
 
     release: str
-    select: tuple[str, ...] = ("*/*",)
+    select: tuple[Annotated[str, Field(pattern=f"^{CAMERAS.pattern}$")], ...] = ("*/*",)
 
     @classmethod
     def parse(cls, args: dict[str, Any]) -> "StartArgs":

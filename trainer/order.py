@@ -33,8 +33,8 @@ async def connected(broker: Broker, base: str) -> AsyncIterator[Link]:
         yield link
 
 
-async def order(link: Link, base: str, op: Op, rollout: str = "", **args: Any) -> str:
-    """The name of the rollout that the order was about, once it is done.
+async def order(link: Link, base: str, op: Op, rollout: str = "", **args: Any) -> RolloutAck:
+    """The answer to an order, once it is done.
 
     Raises LinkError when no coordinator answers, Rejected with its reason when it refuses, or would not read so large an order.
     """
@@ -49,7 +49,7 @@ async def order(link: Link, base: str, op: Op, rollout: str = "", **args: Any) -
         raise LinkError(f"no coordinator answered in {ANSWER_S:.0f} s; is `maskfleet-trainer watch` running?") from None
     if not ack.ok:
         raise Rejected(Reason.BAD_INPUT, ack.reason)
-    return ack.rollout
+    return ack
 
 
 async def _answer(link: Link, base: str, command: RolloutCommand) -> RolloutAck:

@@ -9,15 +9,19 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from protocol.broker import Broker
 from protocol.errors import Reason, Rejected
 from protocol.link import Link
+from protocol.rollouts import RolloutAck
+from protocol.topics import CAMERAS
 from trainer.console import Json, err, out
 from trainer.order import Op
+
+T = TypeVar("T")
 
 rollout = typer.Typer(no_args_is_help=True, help="Ships a release to the fleet, in waves.")
 
@@ -91,8 +95,11 @@ def start(
     where = _broker(broker)
     shipment = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_public(trust or [])).put(release)
     rules: dict[str, Any] = {"waves": [wave.strip() for wave in waves.split(",")], "threshold": threshold, "soak_s": soak_s, "answer_s": answer_s}
-    name = _order(where, base, "start", release=shipment.name, select=select, **rules)
-    out.print(f"rollout {name} has begun: `maskfleet-trainer rollout status` follows it", highlight=False)
+    begun = _order(where, base, "start", release=shipment.name, select=select, **rules)
+    follow = "`maskfleet-trainer rollout status` follows it"
+    if begun.cameras == 0:
+        follow = "no camera that is known is among those; it waits for one to come, and `maskfleet-trainer rollout abort` ends it"
+    out.print(f"rollout {begun.rollout} has begun: {follow}", highlight=False)
 
 
 @rollout.command()
@@ -124,7 +131,7 @@ def _stopper(op: Op, text: str) -> None:
         reason: Note = "",
     ) -> None:
         done = _order(_broker(broker), base, op, name, reason=reason)
-        out.print(f"rollout {done}: {op} done", highlight=False)
+        out.print(f"rollout {done.rollout}: {op} done", highlight=False)
 
     rollout.command(name=op, help=text)(command)
 
@@ -158,16 +165,18 @@ def rollback(
     shelf = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_public(trust or []))
     shipment = put_again(shelf, release, sign_with, read_statements(sign_trust or [])) if sign_with else shelf.put(release)
     done = _order(_broker(broker), base, "rollback", name, release=shipment.name, reason=reason)
-    out.print(f"rollout {done} takes the cameras back", highlight=False)
+    out.print(f"rollout {done.rollout} takes the cameras back", highlight=False)
 
 
 def _select(sites: list[str], cameras: list[str], file: Path | None) -> list[str]:
     """`site/camera` patterns; a camera that names no site is of any. Raises Rejected for what names nobody: that is not all."""
-    for option, names in (("site", sites), ("camera", cameras)):
-        if not all(name.strip() for name in names):
-            raise Rejected(Reason.BAD_INPUT, f"--{option}: names nobody")
-    named = [one if "/" in one else f"*/{one}" for one in (*cameras, *(_listed(file) if file else ()))]
-    return [*(f"{one}/*" for one in sites), *named] or ["*/*"]
+    named = [("--site", one, f"{one}/*") for one in sites]
+    for where, names in (("--camera", cameras), (str(file), _listed(file) if file else [])):
+        named += [(where, one, one if "/" in one else f"*/{one}") for one in names]
+    for where, one, pattern in named:
+        if not CAMERAS.fullmatch(pattern):
+            raise Rejected(Reason.BAD_INPUT, f"{where}: {one[:80]!r}: not one name or pattern of letters, digits, '_' and '-', with * and ?")
+    return [pattern for _, _, pattern in named] or ["*/*"]
 
 
 def _listed(file: Path) -> list[str]:
@@ -179,9 +188,6 @@ def _listed(file: Path) -> list[str]:
     listed = [one for line in lines if (one := line.partition("#")[0].strip())]
     if not listed:
         raise Rejected(Reason.BAD_INPUT, f"{file}: names nobody")
-    for one in listed:
-        if len(one.split()) > 1:
-            raise Rejected(Reason.BAD_INPUT, f"{file}: {one[:80]!r}: one camera or pattern in a line, and no spaces in it")
     return listed
 
 
@@ -191,20 +197,20 @@ def _broker(url: str) -> Broker:
     return Broker.parse(url, **{name: Path(one).expanduser() if one and name.endswith("_file") else one for name, one in said.items()})
 
 
-def _order(broker: Broker, base: str, op: Op, name: str = "", **args: Any) -> str:
+def _order(broker: Broker, base: str, op: Op, name: str = "", **args: Any) -> RolloutAck:
     from trainer.order import order
 
     try:
-        return str(_with_link(broker, base, lambda link: order(link, base, op, name, **args)))
+        return _with_link(broker, base, lambda link: order(link, base, op, name, **args))
     except KeyboardInterrupt:
         err.print(f"{op}: interrupted, and not known whether it was done: `maskfleet-trainer rollout status` tells", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
 
 
-def _with_link(broker: Broker, base: str, job: Callable[[Link], Coroutine[Any, Any, Any]]) -> Any:
+def _with_link(broker: Broker, base: str, job: Callable[[Link], Coroutine[Any, Any, T]]) -> T:
     from trainer.order import connected
 
-    async def run() -> Any:
+    async def run() -> T:
         async with connected(broker, base) as link:
             return await job(link)
 

@@ -201,7 +201,9 @@ class Coordinator:
     def _carry_out(self, command: RolloutCommand) -> RolloutAck:
         self._decide_now()
         try:
-            ack = RolloutAck(id=command.id, ok=True, rollout=self._do(command))
+            rollout = self._do(command)
+            entry = self._book.entries.get(rollout)
+            ack = RolloutAck(id=command.id, ok=True, rollout=rollout, cameras=len(entry.state.cameras) if entry else None)
         except DeviceError:
             raise
         except (FleetError, OSError) as error:  # the second: a release on the shelf that cannot be read

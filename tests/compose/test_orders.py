@@ -17,8 +17,9 @@ from rig import MOSQUITTO, ROOT, Mosquitto, missing
 from compose.simulate import coordinating
 from compose.throwaway import shipped, sign_release
 from protocol.broker import Broker
+from protocol.messages import Status
 from protocol.rollouts import RolloutAck, RolloutCommand
-from protocol.topics import Fleet
+from protocol.topics import Address, Fleet
 from trainer.order import connected, order
 from trainer.watch import Coordinator
 
@@ -105,12 +106,29 @@ async def test_another_order_under_a_known_id_is_refused_and_the_same_is_done_on
             await link.send(Fleet(BASE), command)
             return (await anext(acks)).message
 
-        assert (await ask(pause)).ok
+        paused = await ask(pause)
+        assert paused.ok
         other = await ask(pause.model_copy(update={"op": "resume"}))
         assert (other.ok, other.reason) == (False, "this id was another command's (pause): each takes one of its own")
         assert not (await ask(pause.model_copy(update={"rollout": entry.state.plan.rollout}))).ok
         assert not (await ask(pause.model_copy(update={"args": {}}))).ok
         assert entry.state.phase == "paused"
         assert (await ask(resume)).ok
-        assert await ask(pause) == RolloutAck(id="7", ok=True, rollout=entry.state.plan.rollout)
+        assert await ask(pause) == paused
         assert entry.state.phase == "running"
+
+
+async def test_a_rollout_that_no_known_camera_is_in_says_that_it_waits(mosquitto, coordinator, tmp_path: Path) -> None:
+    signed, door = release(tmp_path), Address(BASE, "lobby", "door-1")
+    async with connected(Broker(port=mosquitto.port), BASE) as link:
+        await link.send(door, Status(value="online"))
+        await asyncio.sleep(0.5)
+        code, text = await run(mosquitto, tmp_path, "start", signed, "--site", "nowhere")
+        assert (code, text.count("\n")) == (0, 1)
+        assert "no camera that is known is among those" in text
+        (entry,) = coordinator._book.entries.values()
+        assert entry.state.cameras == {}
+        assert (await order(link, BASE, "abort")).cameras == 0
+        code, text = await run(mosquitto, tmp_path, "start", signed, "--site", "lobby")
+        assert (code, "follows it" in text) == (0, True)
+        assert (await order(link, BASE, "pause")).cameras == 1

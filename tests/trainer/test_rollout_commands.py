@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from protocol.errors import Rejected
 from trainer.__main__ import app
+from trainer.book import StartArgs
 from trainer.rollout_commands import _select
 
 
@@ -50,9 +51,11 @@ def test_a_list_that_names_nobody_is_not_all_cameras(text: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("option", ["--site", "--camera"])
-def test_an_option_that_names_nobody_is_not_all_cameras(option: str, tmp_path: Path) -> None:
-    for name in ("", " "):
-        assert f"{option}: names nobody" in refusal("rollout", "start", tmp_path, option, name)
+@pytest.mark.parametrize("name", ["", " ", "a b", "lobby,yard", "café", "a/b/c", "lobby/", "/door-1", "d" * 65])
+def test_what_can_be_no_camera_is_refused(option: str, name: str, tmp_path: Path) -> None:
+    assert f"{option}: {name!r}: not one name or pattern" in refusal("rollout", "start", tmp_path, option, name)
+    with pytest.raises(Rejected, match=r"start: select\.0"):
+        StartArgs.parse({"release": "classifier-1", "select": [f"{name}/*" if option == "--site" else name]})
 
 
 def test_a_list_of_cameras_has_one_in_a_line_and_comments(tmp_path: Path) -> None:
@@ -61,9 +64,10 @@ def test_a_list_of_cameras_has_one_in_a_line_and_comments(tmp_path: Path) -> Non
     assert _select([], [], file) == ["lobby/door-1", "hall/*", "*/door-2"]
     assert _select(["yard"], ["door-3"], file)[:2] == ["yard/*", "*/door-3"]
     assert _select([], [], None) == ["*/*"]
+    assert _select(["l?bby"], ["hall-[!a-c]/door-*"], None) == ["l?bby/*", "hall-[!a-c]/door-*"]
 
 
 def test_a_line_with_spaces_is_refused_by_its_words(tmp_path: Path) -> None:
     file = tmp_path / "cameras.txt"
     file.write_text("lobby/door-1\nlobby/door-2 * # two\n")
-    assert "cameras.txt: 'lobby/door-2 *': one camera" in refusal("rollout", "start", tmp_path, "--cameras", file)
+    assert "cameras.txt: 'lobby/door-2 *': not one name or pattern" in refusal("rollout", "start", tmp_path, "--cameras", file)
