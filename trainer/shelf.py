@@ -105,6 +105,8 @@ class Shelf:
     def get(self, name: str) -> Shipment:
         """A release that is to be shipped from now on; raises Rejected when it is not there, or may not be shipped any more."""
         shipment = self.read(name)
+        if shipment.name != name:  # under which it is looked for when the coordinator starts again
+            raise Rejected(Reason.BAD_RELEASE, f"release {name!r}: its folder on the shelf must be called {shipment.name}")
         shipment.check(self._trusted, datetime.now(UTC))
         return shipment
 

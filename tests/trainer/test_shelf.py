@@ -1,11 +1,16 @@
 """The coordinator's shelf: what was put on it stays what it was."""
 
+import re
 import shutil
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rig import ROOT
 
+from protocol.errors import Rejected
 from protocol.release import MODEL_FILE
 from protocol.signature import Statement, key_id, public_text
 from trainer import keys
@@ -60,3 +65,17 @@ def test_what_is_signed_again_has_a_counter_above_all_that_are_there(tmp_path: P
     keys.sign(bad, keys.read_private(key), 9_000_000_000_000, None, "0", 32 * 1024)
     shelf.put(bad)
     assert put_again(shelf, old, key, ()).manifest.counter == 9_000_000_000_001
+
+
+def test_a_release_that_is_copied_by_hand_must_have_the_name_that_the_docs_make(tmp_path: Path, classifier_release: Path) -> None:
+    """A rollout that had begun under another could not be taken up when the coordinator starts again."""
+    folder = shutil.copytree(classifier_release, tmp_path / "my-release")
+    keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
+    line = re.search("^digest=.*$", (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8"), re.MULTILINE)[0]
+    made = subprocess.run(["bash", "-c", f"{line}; echo -n classifier-7-$digest"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    for name in ("classifier-7", made):
+        shutil.copytree(folder, tmp_path / "shelf" / name)
+    shelf = Shelf(tmp_path / "shelf", {})
+    assert shelf.get(made).name == made
+    with pytest.raises(Rejected, match=f"'classifier-7': its folder on the shelf must be called {made}"):
+        shelf.get("classifier-7")
