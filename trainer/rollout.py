@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 
-from trainer.rollout_cameras import UNHEARD, ask, each, expire, look_again, note, put, recall, recall_running, remind
+from trainer.rollout_cameras import UNHEARD, ask, each, expire, look_again, note, put, recall, recall_running, remind, try_again
 from trainer.rollout_state import (
     BAD,
     Abort,
@@ -118,7 +118,7 @@ def _command(state: Rollout, event: Event) -> Rollout:
         case Start():
             return _enter(state.model_copy(update={"wave": 1}), P.RUNNING, event.at_s)
         case Resume():
-            return _enter(each(state, look_again), P.RUNNING, event.at_s)
+            return _resume(state, event.at_s)
         case Pause(reason=reason):
             return _enter(state, P.PAUSED, event.at_s, reason)
         case Abort(reason=reason):
@@ -128,6 +128,15 @@ def _command(state: Rollout, event: Event) -> Rollout:
         case Supersede():
             return each(state, recall).model_copy(update={"is_superseded": True})
     raise TypeError(f"{event} is no command")
+
+
+def _resume(state: Rollout, at_s: float) -> Rollout:
+    """Only what stopped the rollout has been seen, and is let pass. What failed in somebody's pause stops it now, if it is enough."""
+    if state.is_stopped:
+        state = each(state, look_again)
+    elif not _alarm(state):
+        state = each(state, try_again)
+    return _enter(state, P.RUNNING, at_s)
 
 
 def _go_on(state: Rollout, at_s: float) -> Rollout:
@@ -225,12 +234,12 @@ def _next_wave(state: Rollout, at_s: float) -> Rollout:
 
 
 def _stop(state: Rollout, at_s: float, reason: str) -> Rollout:
-    return _enter(each(state, recall_running), P.PAUSED, at_s, reason)
+    return _enter(each(state, recall_running), P.PAUSED, at_s, reason).model_copy(update={"is_stopped": True})
 
 
 def _enter(state: Rollout, phase: Phase, at_s: float, reason: str = "") -> Rollout:
     assert phase in TRANSITIONS[state.phase], f"{state.phase} -> {phase}"
-    return state.model_copy(update={"phase": phase, "reason": reason, "since_s": at_s})
+    return state.model_copy(update={"phase": phase, "reason": reason, "since_s": at_s, "is_stopped": False})
 
 
 def _wave(state: Rollout) -> list[Camera]:

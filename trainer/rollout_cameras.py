@@ -79,10 +79,14 @@ def recall_running(own: Camera) -> Camera:
     return recall(own) if own.asked == "run" else own
 
 
+def try_again(own: Camera) -> Camera:
+    """One that has failed waits to be asked again; a refusal or a way back stays."""
+    return change(recall(own), fate=Fate.WAITING, wave=0, reason="", detail="") if own.fate is Fate.FAILED else own
+
+
 def look_again(own: Camera) -> Camera:
     """A failure after somebody has looked at it: `failed` is tried again, a refusal or a way back is let pass."""
-    if own.fate is Fate.FAILED:
-        return change(recall(own), fate=Fate.WAITING, wave=0, reason="", detail="")
+    own = try_again(own)
     return change(own, is_excused=True) if own.fate in BAD else own
 
 

@@ -149,6 +149,8 @@ class Rollout(_Frozen):
     plan: Plan
     phase: Phase = Phase.DRAFT
     reason: str = ""
+    is_stopped: bool = False
+    """It paused by itself; `reason` says over what."""
     wave: int = 0
     since_s: float = 0
     """When the phase began."""
@@ -178,7 +180,7 @@ class Pause(Event):
 
 @dataclass(frozen=True)
 class Resume(Event):
-    """Somebody has looked at the failures: cameras that failed are asked again, those that refused or went back are let pass."""
+    """Somebody wants it to go on: cameras that failed are asked again. After a stop, they have looked at those that refused or went back."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from trainer.book import Book, StartArgs
 from trainer.journal import LEASE_S, Journal
 from trainer.publish import RATE_BYTES_S, Publisher
 from trainer.rollout import allows
-from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Heard, Pause, Resume, Tick, Unreadable
+from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Heard, Pause, Phase, Resume, Tick, Unreadable
 from trainer.say import Mouth
 from trainer.shelf import Shelf
 
@@ -231,6 +231,9 @@ class Coordinator:
         if not allows(state, type(event)):
             raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {state.phase}: it cannot {command.op}")
         self._book.do(rollout, event)
+        state = self._book.entries[rollout].state
+        if command.op == "resume" and state.phase is Phase.PAUSED:
+            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} stays paused: {state.reason}; resume again to let that pass")
         return rollout
 
     def _current(self) -> str:

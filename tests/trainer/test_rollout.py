@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from fleet_driver import ANSWER_S, Driver
+from fleet_driver import ANSWER_S, RULES, Driver
 from pydantic import ValidationError
 from rig import ROOT
 
@@ -141,6 +141,55 @@ def test_pause_asks_nobody_more_and_resume_goes_on() -> None:
     fleet(Resume)
     while fleet.state.phase is not Phase.DONE:
         fleet.wave()
+
+
+@pytest.mark.parametrize("bad", [U.REJECTED, U.FAILED, U.ROLLED_BACK])
+def test_what_fails_in_a_pause_stops_at_the_resume_before_anybody_is_asked(bad: U) -> None:
+    fleet = Driver(100, RULES.model_copy(update={"waves": ("1", "50%", "100%")}))
+    fleet(Start)
+    fleet.wave()
+    fleet(Pause, "lunch")
+    asked = fleet.of(Fate.UPDATING)
+    for name in asked[:3]:
+        fleet.answer(name)
+    for name in asked[3:]:
+        fleet.answer(name, bad, reason="too_slow")
+    done = fleet(Resume)
+    assert {action.asked for action in done.actions if isinstance(action, Tell)} <= {"nothing"}
+    assert (fleet.state.phase, fleet.state.wave) == (Phase.PAUSED, 2)
+    assert "46 failures in 50 answers" in fleet.state.reason
+    assert not any(own.is_excused for own in fleet.state.cameras.values())
+    fleet(Resume)  # now somebody knows
+    assert fleet.state.phase is Phase.RUNNING
+    assert len(fleet.of(Fate.UPDATING)) == 46
+
+
+def test_a_failure_that_is_not_enough_to_stop_goes_on_counting_after_a_pause() -> None:
+    fleet = Driver(100)
+    fleet(Start)
+    fleet.wave()
+    first, second, *_ = fleet.of(Fate.UPDATING)
+    fleet(Pause)
+    fleet.answer(first, U.ROLLED_BACK)
+    fleet(Resume)
+    assert fleet.state.phase is Phase.RUNNING
+    fleet.answer(second, U.ROLLED_BACK)
+    assert fleet.state.phase is Phase.PAUSED
+    assert "2 failures" in fleet.state.reason
+
+
+def test_a_pause_of_one_that_is_done_tries_failures_again() -> None:
+    fleet = Driver(100)
+    fleet(Start)
+    for _ in range(2):
+        fleet.wave()
+    fleet.answer(failed := fleet.of(Fate.UPDATING)[0], U.FAILED)
+    for _ in range(2):
+        fleet.wave()
+    assert fleet.state.phase is Phase.DONE
+    fleet(Pause)
+    fleet(Resume)
+    assert fleet.of(Fate.UPDATING) == [failed]
 
 
 def test_those_that_were_recalled_are_asked_again_after_resume() -> None:

@@ -4,10 +4,14 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from made_releases import Made
 
 from protocol.broker import Broker
-from protocol.rollouts import RolloutCommand
-from trainer.rollout_state import ClockSet, Event, Tick
+from protocol.rollouts import RolloutAck, RolloutCommand, UpdateState
+from trainer import keys
+from trainer.rollout_state import Answered, ClockSet, Event, Heard, Tick
+from trainer.shelf import Shelf
 from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
 
 
@@ -33,3 +37,24 @@ async def test_a_release_that_the_system_does_not_let_us_read_is_a_refusal(tmp_p
     (release / "manifest.json").symlink_to("x" * 300)  # as root, who may read all, a name that is too long
     ack = coordinator._carry_out(RolloutCommand(id="1", op="start", args={"release": release.name}))
     assert (ack.ok, ack.reason) == (False, f"{release}/manifest.json: File name too long")
+
+
+async def test_a_resume_that_does_not_go_on_is_a_refusal_with_the_reason(tmp_path: Path) -> None:
+    coordinator = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path))
+    assert coordinator._journal.take() == ""
+    folder = Made("classifier", "new", 7).write(tmp_path / "new")
+    keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
+    release = Shelf(tmp_path / SHELF_FOLDER, {}).put(folder).name
+
+    def says(op: str, **args: str) -> RolloutAck:
+        return coordinator._carry_out(RolloutCommand(id=str(len(coordinator._answered)), op=op, args=args))
+
+    coordinator._book.hear(Heard(time.time(), "hall/door"))
+    rollout = says("start", release=release).rollout
+    assert says("pause", reason="lunch").ok
+    coordinator._book.hear(Answered(time.time(), "hall/door", rollout, 1, "", UpdateState.FAILED, "b", 1, reason="crashed"))
+    assert coordinator._book.entries[rollout].state.reason == "lunch"
+    ack = says("resume")
+    assert not ack.ok
+    assert "stays paused: failure in the first wave (hall/door failed: crashed)" in ack.reason
+    assert says("resume").ok
