@@ -107,8 +107,8 @@ def reached(state: Rollout) -> tuple[str, ...]:
 
 
 def _is_recalled(own: Camera) -> bool:
-    """It was asked, and is no more: it may have committed before it heard."""
-    return own.fate is Fate.WAITING and own.attempt > 0 and own.asked == "nothing"
+    """It was asked to run the release, and is no more: it may have committed before it heard."""
+    return own.fate is Fate.WAITING and own.attempt > 0 and not own.is_only_held
 
 
 def _command(state: Rollout, event: Event) -> Rollout:

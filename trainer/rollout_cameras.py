@@ -63,7 +63,8 @@ def ask(own: Camera, what: Asked, wave: int = 0) -> Camera:
     """A camera that is asked to fetch the model (`hold`), or to run it in a wave."""
     attempt = own.attempt + 1 if own.asked == "nothing" else own.attempt
     fate = Fate.UPDATING if what == "run" else own.fate
-    return change(own, fate=fate, wave=wave, attempt=attempt, asked=what, is_told=False, said_s=0, has_begun=False)
+    is_only_held = what == "hold" and (own.attempt == 0 or own.is_only_held)
+    return change(own, fate=fate, wave=wave, attempt=attempt, asked=what, is_only_held=is_only_held, is_told=False, said_s=0, has_begun=False)
 
 
 def recall(own: Camera) -> Camera:

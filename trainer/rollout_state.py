@@ -124,6 +124,8 @@ class Camera(_Frozen):
     """In which it was asked to run the release; 0: not yet."""
     attempt: int = 0
     asked: Asked = "nothing"
+    is_only_held: bool = False
+    """It was asked to fetch the model, and never to run it."""
     is_told: bool = True
     """Whether the broker has acknowledged what is asked."""
     told_s: float = 0

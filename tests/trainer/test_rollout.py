@@ -283,9 +283,37 @@ def test_a_way_back_is_also_for_those_of_whom_it_is_not_known_what_they_run() ->
     fleet(Tick)
     assert fleet.state.cameras[silent].fate is Fate.FAILED
     assert silent in reached(fleet.state)
+    ran = {*fleet.of(Fate.COMMITTED), *fleet.of(Fate.UPDATING), silent}
+    assert len(ran) < len(fleet.names) - 1
     fleet(Abort)
-    assert set(reached(fleet.state)) == set(fleet.names) - {refused}
-    assert refused not in reached(fleet.state)
+    assert set(reached(fleet.state)) == ran  # not those that were only asked to fetch it: they cannot run it
+
+
+def test_a_way_back_is_for_those_that_were_recalled_from_running_it_and_held_again() -> None:
+    fleet = Driver(100)
+    fleet(Start)
+    fleet.wave()
+    for name in (asked := fleet.of(Fate.UPDATING))[:2]:
+        fleet.answer(name, U.ROLLED_BACK)
+    for name in asked[2:]:
+        fleet(Heard, name, is_online=False)
+    fleet(Resume)
+    for name in asked[2:]:
+        fleet(Heard, name)
+    assert {fleet.state.cameras[name].asked for name in asked[2:]} == {"hold"}
+    before = reached(fleet.state)
+    assert set(asked[2:]) <= set(before)
+    fleet(Abort)
+    assert reached(fleet.state) == before
+
+
+def test_what_an_older_coordinator_wrote_says_of_nobody_that_it_was_only_held() -> None:
+    fleet = Driver(20)
+    fleet(Start)
+    fleet(Abort)
+    assert len(reached(fleet.state)) == 1
+    written = fleet.state.model_dump(mode="json", exclude={"is_stopped": True, "cameras": {name: {"is_only_held"} for name in fleet.names}})
+    assert set(reached(Rollout.model_validate(written))) == set(fleet.names)
 
 
 def test_a_rollout_that_is_superseded_asks_nobody_any_more() -> None:
