@@ -94,14 +94,25 @@ class Book:
         done = step(entry.state, *events)
         if done.state is not entry.state:
             notes = [action for action in done.actions if isinstance(action, Note)]
-            self._save(entry.state, done.state, entry.shipment, notes)
-            entry.state = done.state
-            self._owe(rollout, tuple(action for action in done.actions if isinstance(action, Tell)))
+            tells = tuple(action for action in done.actions if isinstance(action, Tell))
+            with self._journal.together():
+                self._save(entry.state, done.state, entry.shipment, notes)
+                entry.state = done.state
+                self._owe(rollout, tells)
+                if any(tell.asked != "nothing" for tell in tells):
+                    self._supersede(rollout)
 
     def under_way(self) -> Entry | None:
         """The latest rollout that has not ended. There may be an older one that was done, and is paused for what late cameras said."""
         ended = (Phase.DONE, *CLOSED)
-        return next((entry for entry in reversed(self.entries.values()) if entry.state.phase not in ended), None)
+        return next((entry for entry in reversed(self.entries.values()) if entry.state.phase not in ended and not entry.state.is_superseded), None)
+
+    def current(self) -> str:
+        """The rollout that is meant when none is named: the one under way, or the last that has asked a camera; empty when there is none."""
+        if (busy := self.under_way()) is not None:
+            return busy.state.plan.rollout
+        asking = [name for name, entry in self.entries.items() if any(own.attempt for own in entry.state.cameras.values())]
+        return (asking or list(self.entries) or [""])[-1]
 
     def find(self, short_digest: str) -> Shipment | None:
         """The release of this digest that cameras may be fetching."""
@@ -136,12 +147,13 @@ class Book:
         if not allows(entry.state, RollBack):
             raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {entry.state.phase}: it cannot be rolled back")
         cameras = reached(entry.state)
-        if cameras:
-            self._shelf.check_back(shipment, entry.shipment)
-        plan = self._plan(shipment, cameras, BACK.model_copy(update={"answer_s": old.rules.answer_s})) if cameras else None
+        if not cameras:
+            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {entry.state.phase} and has reached no camera: there is nothing to take back")
+        self._shelf.check_back(shipment, entry.shipment)
+        plan = self._plan(shipment, cameras, BACK.model_copy(update={"answer_s": old.rules.answer_s}))
         with self._journal.together():
             self.do(rollout, RollBack(self._clock(), reason))
-            return self._begin(shipment, plan) if plan else rollout
+            return self._begin(shipment, plan)
 
     def say_all(self) -> None:
         """Every state is to be said again."""
@@ -192,15 +204,19 @@ class Book:
     def _begin(self, shipment: Shipment, plan: Plan) -> str:
         at_s = self._clock()
         with self._journal.together():
-            for old, entry in list(self.entries.items()):
-                if entry.state.plan.kind == plan.kind:
-                    self.do(old, Supersede(at_s))
             draft, select = Rollout(plan=plan, since_s=at_s), plan.select
             text = f"{plan.name} {plan.version}, counter {plan.counter}, to {', '.join(select[:5])}{' ...' if len(select) > 5 else ''}"
             self._save(None, draft, shipment, [Note("started", text=text[:500])])
             self.entries[plan.rollout] = Entry(draft, shipment)
             self.do(plan.rollout, *(Heard(at_s, camera, is_online) for camera, is_online in self.online.items()), Start(at_s))
         return plan.rollout
+
+    def _supersede(self, rollout: str) -> None:
+        """It has asked a camera, and takes the place of the older ones of its kind; one that asks nobody leaves them as they are."""
+        names, kind = list(self.entries), self.entries[rollout].state.plan.kind
+        for name in names[: names.index(rollout)]:
+            if self.entries[name].state.plan.kind == kind:
+                self.do(name, Supersede(self._clock()))
 
     def _free_name(self, name: str) -> str:
         number, free = 1, name

@@ -52,7 +52,7 @@ FROM: Mapping[type[Event], frozenset[Phase]] = {
     Resume: frozenset({P.PAUSED}),
     Abort: frozenset({P.DRAFT, P.RUNNING, P.SOAKING, P.PAUSED}),
     RollBack: frozenset({P.RUNNING, P.SOAKING, P.PAUSED, P.DONE, P.ABORTED}),
-    Supersede: frozenset({P.DONE, P.ABORTED, P.ROLLED_BACK}),
+    Supersede: frozenset(P) - {P.DRAFT},
 }
 """The phases in which a command means something; elsewhere it changes nothing."""
 

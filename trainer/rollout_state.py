@@ -157,7 +157,7 @@ class Rollout(_Frozen):
     since_s: float = 0
     """When the phase began."""
     is_superseded: bool = False
-    """A newer rollout of the kind has begun: this one asks nobody any more."""
+    """A newer rollout of the kind has asked a camera: this one asks nobody any more."""
     cameras: dict[str, Camera] = {}
 
 
@@ -201,7 +201,7 @@ class RollBack(Event):
 
 @dataclass(frozen=True)
 class Supersede(Event):
-    """A newer rollout of the same kind begins, after this one has ended."""
+    """A newer rollout of the same kind asks its first camera; this one was done, or had ended, when that began."""
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ class Coordinator:
         """Does it, and returns the rollout that it is about; raises Rejected."""
         if command.op == "start":
             return self._book.start(StartArgs.parse(command.args))
-        rollout = command.rollout or self._current()
+        rollout = command.rollout or self._book.current()
         if command.op == "status":
             self._book.say_all()
             return rollout
@@ -235,10 +235,6 @@ class Coordinator:
         if command.op == "resume" and state.phase is Phase.PAUSED:
             raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} stays paused: {state.reason}; resume again to let that pass")
         return rollout
-
-    def _current(self) -> str:
-        busy = self._book.under_way()
-        return busy.state.plan.rollout if busy else next(reversed(self._book.entries), "")
 
 
 def _woke_s() -> float:

@@ -110,13 +110,21 @@ async def test_a_rollout_from_the_command_line_survives_kill_9_and_goes_back(fle
     done = await fleet.ends("done")
     assert done.committed == COUNT
     assert done.epoch == 2
-    assert {"started", "running", "asked", "committed", "soaking", "done"} <= {line.event for line in fleet.lines}
+    await fleet.until(lambda: {"started", "running", "asked", "committed", "soaking", "done"} <= {line.event for line in fleet.lines})
     assert [line.seq for line in fleet.lines] == sorted(line.seq for line in fleet.lines)
 
     code, text = await fleet.command("rollout", "status", "--json")
     document = json.loads(text)
     assert document["coordinator"] == "online"
     assert [one["committed"] for one in document["rollouts"]] == [COUNT]
+
+    code, text = await fleet.command("rollout", "start", fleet.release("3", 4), *RULES, "--site", "nowhere")
+    assert code == 0, text
+    code, text = await fleet.command("rollout", "rollback", fleet.release("1", 5, fill=b"0"))
+    assert (code, text.count("\n")) == (1, 1)
+    assert "rollout classifier-4 is running and has reached no camera" in text
+    code, text = await fleet.command("rollout", "abort")
+    assert code == 0, text
 
     code, text = await fleet.command("rollout", "rollback", fleet.release("1", 2, fill=b"0"))
     assert (code, text.count("\n")) == (1, 1)

@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from made_releases import Made
 
 from protocol.errors import DeviceError, Reason, Rejected
+from protocol.rollouts import UpdateState
 from protocol.signature import Statement, TrustedKeys, public_text, trusted_keys
 from trainer import keys
 from trainer.book import Book, Entry, StartArgs
 from trainer.journal import Journal
-from trainer.rollout_state import Abort, Connected, Heard, Rollout, Start, Tick, Told
+from trainer.rollout_state import Abort, Answered, Connected, Heard, Pause, Rollout, Start, Tick, Told
 from trainer.shelf import Shelf
 
 KEY = Ed25519PrivateKey.generate()
@@ -44,6 +45,13 @@ def release(folder: Path, classifier_release: Path, counter: int = 7) -> str:
     copy = shutil.copytree(classifier_release, folder / f"signed-{counter}")
     keys.sign(copy, KEY, counter, datetime.now(UTC) + timedelta(days=1), "0", 32 * 1024)
     return Shelf(folder / "releases", TRUSTED).put(copy).name
+
+
+def old_release(folder: Path, counter: int) -> str:
+    """The name of another model's release on the shelf."""
+    written = Made("classifier", "old", counter).write(folder / f"old-{counter}")
+    keys.sign(written, KEY, counter, datetime.now(UTC) + timedelta(days=1), "0", 32 * 1024)
+    return Shelf(folder / "releases", TRUSTED).put(written).name
 
 
 @pytest.mark.parametrize("is_late", [True, False])
@@ -79,9 +87,7 @@ def test_a_release_that_was_read_before_is_checked_at_each_start_and_way_back(tm
 def test_a_way_back_is_written_down_whole_or_not_at_all(tmp_path: Path, classifier_release: Path, failing: int, monkeypatch) -> None:
     """The disk is full, or the power fails: the bad release must not be left without a way back."""
     own, name = book(tmp_path), release(tmp_path, classifier_release)
-    folder = Made("classifier", "old", 8).write(tmp_path / "old")
-    keys.sign(folder, KEY, 8, datetime.now(UTC) + timedelta(days=1), "0", 32 * 1024)
-    old = Shelf(tmp_path / "releases", TRUSTED).put(folder).name
+    old = old_release(tmp_path, 8)
     bad = own.start(StartArgs(release=name))
     own.hear(Heard(1000.0, "hall/door"))
     saved, save = 0, own._journal.save
@@ -131,6 +137,66 @@ def test_a_way_back_that_cameras_may_not_believe_is_refused_and_ends_nothing(
     own = book(tmp_path, trusted)
     own.roll_back(bad, put("old", 8, NEXT, VOUCHED), "bad")
     assert own.entries[bad].state.phase == "rolled_back"
+
+
+def commit(own: Book, rollout: str, camera: str) -> None:
+    """A camera takes what is asked of it, and the rollout ends."""
+    digest = own.entries[rollout].state.plan.digest
+    own.hear(Answered(1000.0, camera, rollout, 1, digest, UpdateState.COMMITTED, "b", 1))
+    for second in range(1001, 5000, 400):
+        own.hear(Tick(second))
+
+
+def test_a_rollout_that_asks_nobody_leaves_the_way_back_of_the_one_before(tmp_path: Path, classifier_release: Path) -> None:
+    """As `start --site lobbby`, which is aborted when that is seen."""
+    own = book(tmp_path)
+    good = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    own.hear(Heard(1000.0, "lobby/door"))
+    commit(own, good, "lobby/door")
+    assert own.entries[good].state.phase == "done"
+    typo = own.start(StartArgs(release=old_release(tmp_path, 8), select=("lobbby/*",)))
+    assert own.current() == typo
+    own.do(typo, Abort(5000.0))
+    own = book(tmp_path)
+    own.unsaid.clear()
+    own.let_go()
+    assert (list(own.entries), own.current()) == ([good, typo], good)
+    with pytest.raises(Rejected, match="has reached no camera: there is nothing to take back"):
+        own.roll_back(typo, release(tmp_path, classifier_release, 9), "")
+    assert own.entries[typo].state.phase == "aborted"
+    own.hear(Heard(5000.0, "lobby/door"))
+    back = own.roll_back(good, old_release(tmp_path, 10), "")
+    assert own.entries[back].state.cameras["lobby/door"].asked == "run"
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_a_rollout_that_asks_its_first_camera_takes_the_place_of_the_one_before(tmp_path: Path, classifier_release: Path, is_paused: bool) -> None:
+    own = book(tmp_path)
+    good = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    own.hear(Heard(1000.0, "lobby/door"))
+    commit(own, good, "lobby/door")
+    newer = own.start(StartArgs(release=old_release(tmp_path, 8), select=("hall/*",)))
+    if is_paused:
+        own.do(good, Pause(5000.0))
+    own.hear(Heard(5000.0, "hall/door"))
+    for _ in range(2):
+        assert own.entries[good].state.is_superseded
+        assert own.entries[newer].state.cameras["hall/door"].asked == "run"
+        own = book(tmp_path)  # it is written down, too
+    for key, tell in list(own.tells.items()):
+        own.told(key, tell)
+        own.do(key[0], Told(5000.0, tell.camera, tell.attempt, tell.asked))
+    own.unsaid.clear()
+    own.let_go()
+    assert list(own.entries) == [newer]
+
+
+def test_a_way_back_from_where_nobody_was_reached_is_refused_and_ends_nothing(tmp_path: Path, classifier_release: Path) -> None:
+    own = book(tmp_path)
+    rollout = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    with pytest.raises(Rejected, match=f"rollout {rollout} is running and has reached no camera"):
+        own.roll_back(rollout, old_release(tmp_path, 8), "")
+    assert own.entries[rollout].state.phase == "running"
 
 
 def test_a_rollout_that_is_over_needs_its_release_no_more(tmp_path: Path, classifier_release: Path) -> None:
