@@ -1,5 +1,6 @@
 """The coordinator, the clock of its machine, and its disk."""
 
+import itertools
 import time
 from pathlib import Path
 
@@ -46,8 +47,10 @@ async def test_a_resume_that_does_not_go_on_is_a_refusal_with_the_reason(tmp_pat
     keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
     release = Shelf(tmp_path / SHELF_FOLDER, {}).put(folder).name
 
+    ids = itertools.count()
+
     def says(op: str, **args: str) -> RolloutAck:
-        return coordinator._carry_out(RolloutCommand(id=str(len(coordinator._answered)), op=op, args=args))
+        return coordinator._carry_out(RolloutCommand(id=str(next(ids)), op=op, args=args))
 
     coordinator._book.hear(Heard(time.time(), "hall/door"))
     rollout = says("start", release=release).rollout
