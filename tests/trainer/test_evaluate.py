@@ -56,13 +56,40 @@ def test_the_report_tells_sources_apart() -> None:
     assert {name: row["accuracy"] for name, row in found["by_source"].items()} == {"x": 1.0, "y": 0.5}
 
 
-def test_temperature_cools_the_overconfident() -> None:
+def drawn(temperature: float, spread: float, n: int = 4000) -> tuple[torch.Tensor, np.ndarray]:
+    """Logits that fit their classes best when they are divided by this."""
     rng = np.random.default_rng(0)
-    classes = rng.integers(0, 2, 4000)
-    true_logits = rng.normal(0, 1.5, 4000)
-    classes = (rng.random(4000) < 1 / (1 + np.exp(-true_logits))).astype(np.int64)
-    logits = torch.tensor(np.stack([np.zeros(4000), 3 * true_logits], 1))
-    assert calibrate.temperature(logits, classes) == pytest.approx(3, rel=0.1)
+    true_logits = rng.normal(0, spread, n)
+    classes = (rng.random(n) < 1 / (1 + np.exp(-true_logits))).astype(np.int64)
+    return torch.tensor(np.stack([np.zeros(n), temperature * true_logits], 1)), classes
+
+
+@pytest.mark.parametrize("spread", [1.5, 3, 10])
+@pytest.mark.parametrize("true", [0.1, 0.3, 0.7, 1, 3, 10])
+def test_temperature_fits_whatever_a_networks_scale_is(true: float, spread: float) -> None:
+    logits, classes = drawn(true, spread)
+    found = calibrate.temperature(logits, classes)
+    assert found == pytest.approx(true, rel=0.1)
+    losses = {t: float(torch.nn.functional.cross_entropy(logits / t, torch.from_numpy(classes))) for t in found * np.linspace(0.8, 1.2, 401)}
+    assert found == pytest.approx(min(losses, key=losses.get), rel=0.02)
+
+
+@pytest.mark.parametrize("n", [12, 120, 1200])
+@pytest.mark.parametrize("scale", [0.6, 5])
+def test_a_network_without_an_error_is_sure_within_reason(scale: float, n: int) -> None:
+    classes = np.arange(n) % 2
+    margins = scale * (2 * classes - 1) * np.random.default_rng(0).uniform(0.5, 1.5, n)
+    logits = torch.tensor(np.stack([-margins / 2, margins / 2], 1), dtype=torch.float32)
+    p = (logits / calibrate.temperature(logits, classes)).softmax(1)
+    error = 1 - float(p[torch.arange(n), torch.from_numpy(classes)].mean())
+    assert 0.01 / n < error < 1 / n
+
+
+@given(st.lists(st.tuples(st.floats(width=32), st.floats(width=32), st.integers(0, 1)), min_size=1, max_size=20))
+def test_every_temperature_is_one_to_divide_by(answers: list[tuple[float, float, int]]) -> None:
+    logits, classes = torch.tensor([answer[:2] for answer in answers]), np.array([answer[2] for answer in answers])
+    least, most = calibrate.TEMPERATURES
+    assert least <= calibrate.temperature(logits, classes) <= most
 
 
 @pytest.mark.parametrize("cost", [0.2, 1, 5])
