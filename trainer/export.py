@@ -7,7 +7,6 @@ import copy
 import io
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from protocol import release
@@ -31,6 +31,8 @@ from trainer.runs import Config
 OPSET = 17
 PARITY = 5e-3
 """Largest difference of a probability from torch that is let pass in ONNX Runtime and OpenCV: the files hold weights of 16 bits."""
+TOLERANCE = 1e-3
+"""Of the golden test: processors round differently, but all of them ask the same file."""
 CROP_MARGIN = 1.2
 """The training crops are squares of 1.2 x the longer side of the face box."""
 
@@ -69,12 +71,12 @@ def export(config: Config, network: MaskNet, results: Results, version: str, fol
     deployed = Deployed(network, results.temperature).eval()
     model = to_file(deployed)
     check_parity(deployed, model)
-    manifest = describe(config, network, results, version, model, golden(deployed))
+    manifest = describe(config, network, results, version, model, golden(model, config.architecture.input_px))
     write(manifest, model, folder)
     return Release(manifest, model)
 
 
-def describe(config: Config, network: MaskNet, results: Results, version: str, model: bytes, answers: Golden) -> Manifest:
+def describe(config: Config, network: MaskNet, results: Results, version: str, model: bytes, told: Golden) -> Manifest:
     """The manifest of a run's model; raises Rejected when a name is too long for one."""
     release.check_names(config.name, version)
     cost = measure.cost(network)
@@ -101,7 +103,7 @@ def describe(config: Config, network: MaskNet, results: Results, version: str, m
         ),
         scores=results.scores,
         sources=tuple(release.Source(name=name, pictures=n, licence=licence(name)) for name, n in config.pictures.items()),
-        golden=answers,
+        golden=told,
     )
 
 
@@ -164,19 +166,16 @@ def check_parity(deployed: Deployed, model: bytes) -> None:
                 raise DeviceError(f"{name} differs from torch by {difference:.1e} (at most {PARITY:.0e})")
 
 
-def golden(deployed: Deployed) -> Golden:
-    """The self-test of a release: the answers to pseudo-random pictures."""
-
-    def ask(images_NHWC: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            answers: np.ndarray = deployed(torch.from_numpy(images_NHWC.copy())).numpy()
-        return answers
-
-    return golden_answers(ask, deployed.network.architecture.input_px, tolerance=1e-3)
-
-
-def golden_answers(ask: Callable[[np.ndarray], np.ndarray], input_px: int, tolerance: float) -> Golden:
-    """The self-test of whatever answers [N, 2] to pictures [N, S, S, 3]."""
+def golden(model: bytes, input_px: int, tolerance: float = TOLERANCE) -> Golden:
+    """The self-test of a release: what its file, not torch, answers to pseudo-random pictures."""
     question = Golden(seed="maskfleet", shape=(2, input_px, input_px, 3), outputs={}, tolerance=tolerance)
-    answers = ask(np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)).ravel()
-    return question.model_copy(update={"outputs": {"probabilities": tuple(round(float(a), 6) for a in answers)}})
+    found = answers(model, np.frombuffer(question.input_bytes(), np.uint8).reshape(question.shape)).ravel()
+    return question.model_copy(update={"outputs": {"probabilities": tuple(round(float(a), 6) for a in found)}})
+
+
+def answers(model: bytes, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What a file answers [N, 2] to pictures, in ONNX Runtime."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / release.MODEL_FILE
+        path.write_bytes(model)
+        return runtimes.in_batches(runtimes.onnx_runtime(path), images_NHWC)

@@ -96,9 +96,9 @@ def make(config: Config, network: MaskNet, found: Results, splits: Splits, versi
     plain = export.to_onnx(export.Deployed(network, found.temperature).eval())
     small = quantise(plain, images_NHWC)
     shown = weathered(splits.val)
-    own = calibrated(_logits(_answers(small, _at(shown, px)), found.temperature), shown, found)
+    own = calibrated(_logits(export.answers(small, _at(shown, px)), found.temperature), shown, found)
     small = quantise(export.to_onnx(export.Deployed(network, own.temperature).eval()), images_NHWC)
-    answers = _answers(small, _at(splits.val, px))
+    answers = export.answers(small, _at(splits.val, px))
     float_ms, int8_ms = _race(plain, small, px)
     compared = Comparison(
         float_ms=float_ms,
@@ -110,9 +110,9 @@ def make(config: Config, network: MaskNet, found: Results, splits: Splits, versi
     )
     if compared.is_kept:
         if len(splits.test):
-            p_test = _answers(small, _at(splits.test, px))[:, WITHOUT_MASK].astype(float)
+            p_test = export.answers(small, _at(splits.test, px))[:, WITHOUT_MASK].astype(float)
             own = replace(own, scores=results.scores(p_test, splits.test, own.threshold))
-        golden = export.golden_answers(lambda images: _answers(small, images), px, TOLERANCE)
+        golden = export.golden(small, px, TOLERANCE)
         manifest = export.describe(replace(config, name=f"{config.name}-int8"), network, own, version, small, golden)
         export.write(manifest, small, folder)
     return compared
@@ -133,13 +133,6 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._batches, None)
-
-
-def _answers(model: bytes, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / release.MODEL_FILE
-        path.write_bytes(model)
-        return runtimes.in_batches(runtimes.onnx_runtime(path), images_NHWC)
 
 
 def _race(plain: bytes, small: bytes, px: int) -> tuple[float, float]:

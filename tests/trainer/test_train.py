@@ -15,11 +15,13 @@ import pytest
 import torch
 from trainer_faces import write_splits
 
+from edge_agent.load import check_golden
+from edge_agent.runtime import Session
 from protocol.errors import DeviceError, Rejected
 from protocol.release import Manifest
 from trainer import export, measure, results, runs, runtimes
 from trainer.data import read_folder
-from trainer.models import ARCHITECTURES, MaskNet
+from trainer.models import ARCHITECTURES, MaskNet, normalise
 from trainer.train import Recipe, batches, fit, predict
 
 RECIPE = Recipe(epochs=4, batch=16, learning_rate=0.01, ema_decay=0.5)
@@ -130,6 +132,19 @@ def test_a_release_is_whole_and_proves_itself(release: Path) -> None:
         assert answers == pytest.approx(manifest.golden.outputs["probabilities"], abs=1e-5)
     assert manifest.architecture.parameters == 48_082
     assert "test" in manifest.scores
+
+
+def test_a_release_holds_to_what_its_file_answers(run: Path, tmp_path: Path) -> None:
+    config, own = runs.load(run)[0], network().eval()
+    with torch.no_grad():
+        own.classifier.bias.zero_()
+        own.classifier.weight.copy_(torch.tensor([[16.0], [16.0075]]).expand(2, 64))  # 16 bits make both of them 16
+        noise = torch.randint(256, (1, 128, 128, 3), dtype=torch.uint8)
+        with_mask, without_mask = own(normalise(noise))[0].tolist()
+    found = replace(results.load(run), temperature=(without_mask - with_mask) / 0.01)  # p is 0.5025 in torch
+    release = export.export(config, own, found, "1", tmp_path)
+    assert release.manifest.golden.outputs["probabilities"] == (0.5, 0.5, 0.5, 0.5)
+    check_golden(Session(release.model), release.manifest)
 
 
 def test_exporting_twice_gives_the_same_bytes(run: Path, release: Path, tmp_path: Path) -> None:
