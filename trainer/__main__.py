@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from protocol.errors import FleetError, Reason, Rejected, in_one_line
 from trainer import detector_commands, lab, rollout_commands, signing_commands
-from trainer.console import Json, Seed, err, follow, out, show
+from trainer.console import Json, Seed, err, out, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Makes the fleet's models.")
 lab.add_to(app)
@@ -73,21 +73,13 @@ def train(
     runs: Annotated[Path, typer.Option(help="Where run folders are written.")] = Path("runs"),
 ) -> None:
     """Trains a classifier and writes runs/NAME with its configuration, metrics, weights and results."""
-    from trainer import job, results, splits
     from trainer.models import ARCHITECTURES
     from trainer.runs import Lineage
     from trainer.train import Recipe
 
     if architecture not in ARCHITECTURES:
         raise Rejected(Reason.BAD_SETTING, f"architecture {architecture!r}: choose one of {', '.join(ARCHITECTURES)}")
-    pictures = splits.read(data)
-    for file in pictures.unreadable:
-        err.print(f"left out, not a picture: {file}", highlight=False)
-    name = name or f"{architecture}-{seed}"
-    lineage = Lineage(held_out=hold_out)
-    follow(name, epochs, job.run(job.Job(name, architecture, Recipe(epochs=epochs, seed=seed), lineage), pictures, data, runs))
-    found = results.load(runs / name)
-    out.print(f"{runs / name}: threshold {found.threshold}, " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
+    lab.make(name or f"{architecture}-{seed}", architecture, Recipe(epochs=epochs, seed=seed), Lineage(held_out=hold_out), data, runs)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from protocol.errors import Reason, Rejected
-from trainer import job, runs
+from trainer import job
 from trainer.folder import alone
 from trainer.job import FINE_TUNING_RATE, Job
 from trainer.models import ARCHITECTURES, REFERENCES
@@ -93,8 +93,7 @@ def execute(
         here = folder / step.job.name
         here.mkdir(exist_ok=True)
         with alone(here / ".lock"):
-            if job.is_complete(here):
-                runs.check_settings(here, job.configuration(step.job, job.learned_from(step.job, splits), data, folder))
+            if job.is_made(step.job, splits, data, folder):
                 continue
             log.info("%d of %d: %s", number, len(steps), step.job.name)
             follow(f"{number}/{len(steps)} {step.job.name}", step.job.recipe.epochs, job.run(step.job, splits, data, folder))

@@ -59,19 +59,28 @@ def is_complete(folder: Path) -> bool:
     return (folder / results.RESULTS_FILE).is_file()
 
 
-def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
-    """Makes the network in `folder`/NAME, epoch by epoch; afterwards the folder is complete.
+def is_made(job: Job, splits: Splits, data: Path, folder: Path) -> bool:
+    """Whether `folder`/NAME holds the finished run of the job; raises Rejected when that has other settings: it may have been dear."""
+    here = folder / job.name
+    if not is_complete(here):
+        return False
+    runs.check_settings(here, configuration(job, learned_from(job, splits), data, folder))
+    return True
 
-    Raises Rejected when a teacher or start is missing, when the start cannot be pruned so far, or when the folder holds a finished run with
-    other settings; what was in the folder is still there then.
+
+def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
+    """Makes the network in `folder`/NAME, epoch by epoch; afterwards the folder is complete. A finished run stays as it is, without an epoch.
+
+    Raises Rejected as `is_made`, when a teacher or start is missing, or when the start cannot be pruned so far; what was in the folder is
+    still there then.
     """
+    if is_made(job, splits, data, folder):
+        return
     here = folder / job.name
     all_pictures = learned_from(job, splits)
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     config = configuration(job, all_pictures, data, folder)
-    if is_complete(here):
-        runs.check_settings(here, config)
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
     torch.manual_seed(job.recipe.seed)
     network = backbone.fresh(config.architecture)

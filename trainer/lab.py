@@ -80,7 +80,7 @@ def distil(
         if shape != ARCHITECTURES.get(student):
             raise Rejected(Reason.BAD_SETTING, f"{start} without {ratio:g} of its channels has not the shape of {student!r}: {shape}")
     lineage = Lineage(teacher=teacher, start=start, ratio=ratio if start else 0.0, features=features)
-    _make(name or f"{student}-from-{teacher}", student, Recipe(epochs=epochs, seed=seed), lineage, data, runs)
+    make(name or f"{student}-from-{teacher}", student, Recipe(epochs=epochs, seed=seed), lineage, data, runs)
 
 
 def prune(
@@ -110,7 +110,7 @@ def prune(
         pruned(config.architecture, share)  # raises where nothing would be left, before any other was mended
     for name, share in named:
         lineage = Lineage(teacher="" if teacher == "none" else teacher or start, start=start, ratio=share, steps=steps)
-        _make(name, config.architecture_name, recipe, lineage, data, runs)
+        make(name, config.architecture_name, recipe, lineage, data, runs)
 
 
 def quantise(
@@ -238,15 +238,20 @@ def report(
     out.print(str(reporter.write(runs, data, markdown)), highlight=False)
 
 
-def _make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, runs: Path) -> None:
+def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, runs: Path) -> None:
+    """Makes a run unless it is finished, and says in one line how that ended."""
     from trainer import job, results, splits
 
     pictures = splits.read(data)
     for file in pictures.unreadable:
         err.print(f"left out, not a picture: {file}", highlight=False)
-    follow(name, recipe.epochs, job.run(job.Job(name, architecture, recipe, lineage), pictures, data, runs))
+    one = job.Job(name, architecture, recipe, lineage)
+    if job.is_made(one, pictures, data, runs):
+        out.print(f"{runs / name}: finished before with these settings, left as it is", highlight=False, soft_wrap=True)
+        return
+    follow(name, recipe.epochs, job.run(one, pictures, data, runs))
     found = results.load(runs / name)
-    out.print(f"{runs / name}: " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
+    out.print(f"{runs / name}: threshold {found.threshold}, " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
 
 
 def _numbers(text: str, kind: type, option: str) -> list[Any]:

@@ -87,7 +87,6 @@ class Config:
 def record(folder: Path, config: Config, network: Network, epochs: Iterator[Epoch]) -> Iterator[Epoch]:
     """Passes the epochs on while writing them down; at the end the weights are in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULTS_FILE).unlink(missing_ok=True)  # what is made again is not finished
     write_whole(folder / CONFIG_FILE, json.dumps(asdict(config), indent=1).encode())
     with (folder / METRICS_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
@@ -116,7 +115,7 @@ def load(folder: Path) -> tuple[Config, Network]:
 
 
 def check_settings(folder: Path, wanted: Config) -> None:
-    """Raises Rejected when the finished run in a folder was made with other settings: what it holds may be dear."""
+    """Raises Rejected when the finished run in a folder was made with other settings."""
     held, asked = _settings(load(folder)[0]), _settings(wanted)
     for name, value in asked.items():
         if held[name] != value:

@@ -49,7 +49,7 @@ def files(run: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("lineage", "says"),
     [
-        (Lineage(held_out="typo"), "no such source"),
+        (Lineage(held_out="typo"), "held_out , asked for typo"),
         (Lineage(teacher="nobody"), "not a finished run"),
         (Lineage(start="nobody", ratio=0.5), "not a finished run"),
         (Lineage(start="door", ratio=1.5), "pruning ratio"),
@@ -66,13 +66,32 @@ def test_what_is_refused_leaves_the_finished_run_as_it_was(folder: Path, data: P
 @pytest.mark.parametrize(
     "other", [replace(PLAIN, recipe=replace(RECIPE, seed=1)), replace(PLAIN, architecture="door"), replace(PLAIN, lineage=Lineage(teacher="door"))]
 )
-def test_a_finished_run_is_made_again_with_the_same_settings_only(folder: Path, data: Path, pictures: splits.Splits, other: Job) -> None:
+def test_a_finished_run_stays_as_it_is_and_has_one_kind_of_settings(folder: Path, data: Path, pictures: splits.Splits, other: Job) -> None:
     before = files(folder / "door")
     with pytest.raises(Rejected, match="was made with other settings"):
         list(job.run(other, pictures, data, folder))
+    assert list(job.run(PLAIN, pictures, data, folder)) == []
     assert files(folder / "door") == before
-    list(job.run(PLAIN, pictures, data, folder))
-    assert files(folder / "door")["weights.safetensors"] == before["weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("train", "DATA", "--architecture", "door-small", "--name", "own"), "own"),
+        (("distil", "door-small", "DATA", "--teacher", "door"), "door-small-from-door"),
+        (("prune", "door", "DATA", "--ratio", "0.5"), "door-pruned50"),
+    ],
+)
+def test_a_command_that_is_given_again_says_that_the_run_is_finished(folder: Path, data: Path, command: tuple[str, ...], name: str) -> None:
+    whole = [str(data) if word == "DATA" else word for word in command] + ["--runs", str(folder), "--epochs", "1"]
+    assert CliRunner().invoke(app, whole).exit_code == 0
+    before = files(folder / name)
+    again = CliRunner().invoke(app, whole)
+    assert (again.exit_code, again.output) == (0, f"{folder / name}: finished before with these settings, left as it is\n")
+    assert files(folder / name) == before
+    other = CliRunner().invoke(app, [*whole, "--seed", "1"])
+    assert isinstance(other.exception, Rejected)
+    assert files(folder / name) == before
 
 
 def test_a_student_is_pruned_from_a_start_of_its_own_shape_only(folder: Path, data: Path) -> None:
@@ -93,15 +112,13 @@ def test_a_teacher_whose_weights_are_not_installed_leaves_no_run(
 
 
 @pytest.mark.parametrize("lineage", [Lineage(teacher="door"), Lineage(start="door", ratio=0.5)])
-def test_a_run_that_is_made_again_and_interrupted_teaches_and_starts_nothing(
-    folder: Path, data: Path, pictures: splits.Splits, lineage: Lineage
-) -> None:
-    again = job.run(PLAIN, pictures, data, folder)
-    next(again)
-    again.close()
+def test_a_run_that_was_interrupted_teaches_and_starts_nothing(tmp_path: Path, data: Path, pictures: splits.Splits, lineage: Lineage) -> None:
+    begun = job.run(PLAIN, pictures, data, tmp_path)
+    next(begun)
+    begun.close()
     with pytest.raises(Rejected, match=r"door: not a finished run \(no results\.json\)"):
-        list(job.run(Job("student", "door-small", RECIPE, lineage), pictures, data, folder))
-    assert not (folder / "student").exists()
+        list(job.run(Job("student", "door-small", RECIPE, lineage), pictures, data, tmp_path))
+    assert not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize(
