@@ -1,6 +1,7 @@
 """The study in rows: made from the finished run folders alone, so that a table can be had while the rest is still being trained."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -44,11 +45,11 @@ class Run:
     def how(self) -> str:
         """How it was made, in words."""
         line = self.config.lineage
-        parts = [f"pruned {line.ratio:.0%} of {_key(line.start)}"] if line.start else []
+        parts = [f"pruned {line.ratio:.0%} of {self._parent(line.start)}"] if line.start else []
         if line.steps > 1:
             parts.append(f"in {line.steps} steps")
         if line.teacher:
-            parts.append(f"distilled from {_key(line.teacher)}" + (" with features" if line.features else ""))
+            parts.append(f"distilled from {self._parent(line.teacher)}" + (" with features" if line.features else ""))
         elif line.start:
             parts.append("fine-tuned")
         return ", ".join(parts) or "labels only"
@@ -56,6 +57,10 @@ class Run:
     def predictions(self) -> Predictions:
         """What it answered."""
         return job.load_predictions(self.folder)
+
+    def _parent(self, name: str) -> str:
+        """What a run that this one comes from is, whatever its seed and the held-out source that both have."""
+        return re.sub(r"-s\d+$", "", name).removesuffix(f"-without-{self.held_out}")
 
 
 def collect(folder: Path) -> tuple[Run, ...]:
@@ -212,10 +217,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _crops(run: Run) -> dict[str, Any]:
     return read_json(run.folder / CROPS_FILE)
-
-
-def _key(name: str) -> str:
-    return name.rsplit("-s", 1)[0].split("-without-", maxsplit=1)[0]
 
 
 def _spread(name: str, values: list[float]) -> dict[str, Any]:

@@ -49,6 +49,22 @@ def test_seeds_are_averaged(folder: Path) -> None:
     assert rows["door-small"]["onnxruntime_ms"] is None
 
 
+@pytest.mark.parametrize(
+    ("parent", "held_out", "called"),
+    [
+        ("door-small-0", "", "door-small-0"),
+        ("my-student", "", "my-student"),
+        ("my-student-s12", "", "my-student"),
+        ("door-without-dyes", "", "door-without-dyes"),
+        ("lite0-without-web-s0", "web", "lite0"),
+    ],
+)
+def test_a_parent_is_called_by_its_name_without_its_seed(folder: Path, parent: str, held_out: str, called: str) -> None:
+    run = tables.collect(folder)[0]
+    lineage = Lineage(teacher=parent, start=parent, ratio=0.5, held_out=held_out)
+    assert replace(run, config=replace(run.config, lineage=lineage)).how == f"pruned 50% of {called}, distilled from {called}"
+
+
 def test_what_is_scored_from_the_folder_is_what_was_scored_in_training(folder: Path) -> None:
     for run in tables.collect(folder):
         assert tables.score(run).accuracy == pytest.approx(run.results.scores["test"].accuracy)
