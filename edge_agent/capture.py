@@ -9,7 +9,7 @@ from typing import Literal
 
 from edge_agent.gstreamer import LATE_FRAMES
 from edge_agent.scene import Frame, Image
-from edge_agent.sources import NVARGUS, CameraUri, Source, open_source
+from edge_agent.sources import NVARGUS, CameraUri, Source, open_source, opener
 from protocol.errors import DeviceError, Reason, Rejected
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,9 @@ class Camera:
     """Keeps a camera open and its newest frame at hand."""
 
     def __init__(self, uri: str, csi_source: str = NVARGUS) -> None:
-        """Raises Rejected when the URI is wrong."""
+        """Raises Rejected when the URI is wrong, or what it names cannot exist."""
         self.uri = CameraUri.parse(uri)
+        opener(self.uri, csi_source)
         self._csi_source = csi_source
         self._has_max_pace = self.uri.options.get("pace", "real") == "max"
         self._slot = Slot()

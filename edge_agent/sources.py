@@ -68,6 +68,8 @@ class CameraUri:
         place = uri if parts.scheme == "rtsp" else unquote(parts.netloc + parts.path)
         if not place and parts.scheme in ("file", "images", "v4l2"):
             raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: expected a path after the colon")
+        if parts.scheme == "rtsp" and not parts.hostname:
+            raise Rejected(Reason.BAD_SETTING, "camera rtsp: expected rtsp://host")
         unknown = set(options) - _SCHEMES[parts.scheme].options
         if unknown:
             raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
@@ -118,7 +120,12 @@ def open_source(uri: CameraUri, csi_source: str = NVARGUS) -> Source:
 
     `csi_source` is the GStreamer pipeline behind `csi://`, up to raw video.
     """
-    return _SCHEMES[uri.scheme].open(uri, csi_source)
+    return opener(uri, csi_source)()
+
+
+def opener(uri: CameraUri, csi_source: str = NVARGUS) -> Callable[[], Source]:
+    """How to open a camera, once what was asked for is looked at; raises Rejected when that cannot exist."""
+    return _SCHEMES[uri.scheme].opener(uri, csi_source)
 
 
 class VideoSource:
@@ -161,8 +168,8 @@ class VideoSource:
 class ImagesSource:
     """The pictures of a folder, in the order of their names; files that are no pictures are passed over."""
 
-    def __init__(self, folder: Path, fps: float, loops: bool) -> None:
-        self._paths = pictures_in(folder)
+    def __init__(self, paths: list[Path], fps: float, loops: bool) -> None:
+        self._paths = paths
         self._next = 0
         self._loops = loops
         self.got = f"{len(self._paths)} pictures at {fps:g} fps"
@@ -238,12 +245,17 @@ def read_picture(path: Path) -> Image | None:
     return None if image is None else image.astype(np.uint8, copy=False)
 
 
-def open_video(path: Path, loops: bool = False) -> VideoSource:
+def open_video(path: Path) -> VideoSource:
     """A video file; raises Rejected when there is none, DeviceError when it cannot be decoded."""
+    return _video_opener(path, loops=False)()
+
+
+def _video_opener(path: Path, loops: bool) -> Callable[[], VideoSource]:
     if not path.is_file():
         raise Rejected(Reason.BAD_SETTING, f"{path}: no such file")
     # Absolute: FFmpeg takes what stands before a colon for a protocol.
-    return VideoSource(_for_opencv(str(path.absolute()), str(path)), cv2.CAP_FFMPEG, [], is_recorded=True, loops=loops)
+    place = _for_opencv(str(path.absolute()), str(path))
+    return lambda: VideoSource(place, cv2.CAP_FFMPEG, [], is_recorded=True, loops=loops)
 
 
 def _for_opencv(place: str, shown: str) -> str:
@@ -253,7 +265,12 @@ def _for_opencv(place: str, shown: str) -> str:
     return place
 
 
-def _open_csi(uri: CameraUri, pipeline: str) -> Source:
+def _images_opener(uri: CameraUri) -> Callable[[], Source]:
+    paths, fps, loops = pictures_in(Path(uri.place)), uri.number("fps", 5), uri.flag("loop")
+    return lambda: ImagesSource(paths, fps, loops)
+
+
+def _csi_opener(uri: CameraUri, pipeline: str) -> Callable[[], Source]:
     width, height, fps = uri.whole("width", 1280), uri.whole("height", 720), uri.whole("fps", 30)
     chosen = {"sensor": uri.place or "0", "flip": uri.options.get("flip", "0"), "sensor_mode": uri.options.get("sensor_mode", "-1")}
     for name, value in chosen.items():
@@ -267,35 +284,41 @@ def _open_csi(uri: CameraUri, pipeline: str) -> Source:
         width, height = height, width
     if width % 4:
         raise Rejected(Reason.BAD_SETTING, f"the picture is {width} wide: expected a multiple of 4")
-    return GStreamerSource(source, width, height, fps)
+    return lambda: GStreamerSource(source, width, height, fps)
 
 
-def _open_usb(uri: CameraUri) -> Source:
+def _usb_opener(uri: CameraUri) -> Callable[[], Source]:
     params = [cv2.CAP_PROP_FRAME_WIDTH, uri.whole("width", 1280), cv2.CAP_PROP_FRAME_HEIGHT, uri.whole("height", 720)]
     params += [cv2.CAP_PROP_FPS, uri.whole("fps", 30), cv2.CAP_PROP_BUFFERSIZE, 1]
-    if not os.path.exists(uri.place):
-        raise DeviceError(f"{uri.place} does not exist; is the camera plugged in?")
-    return VideoSource(_for_opencv(uri.place, uri.text), cv2.CAP_V4L2, params, is_recorded=False)
+    place = _for_opencv(uri.place, uri.text)
+
+    def open_usb() -> Source:
+        if not os.path.exists(place):
+            raise DeviceError(f"{place} does not exist; is the camera plugged in?")
+        return VideoSource(place, cv2.CAP_V4L2, params, is_recorded=False)
+
+    return open_usb
 
 
-def _open_rtsp(uri: CameraUri) -> Source:
+def _rtsp_opener(uri: CameraUri) -> Callable[[], Source]:
     params = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
-    return VideoSource(_for_opencv(uri.place, uri.text), cv2.CAP_FFMPEG, params, is_recorded=False)
+    place = _for_opencv(uri.place, uri.text)
+    return lambda: VideoSource(place, cv2.CAP_FFMPEG, params, is_recorded=False)
 
 
 @dataclass(frozen=True)
 class _Scheme:
-    open: Callable[[CameraUri, str], Source]
+    opener: Callable[[CameraUri, str], Callable[[], Source]]
     options: frozenset[str] = frozenset()
 
 
 _SCHEMES = {
-    "file": _Scheme(lambda uri, _: open_video(Path(uri.place), uri.flag("loop")), frozenset({"loop", "pace"})),
-    "images": _Scheme(lambda uri, _: ImagesSource(Path(uri.place), uri.number("fps", 5), uri.flag("loop")), frozenset({"fps", "loop", "pace"})),
-    "csi": _Scheme(_open_csi, frozenset({"width", "height", "fps", "flip", "sensor_mode"})),
-    "v4l2": _Scheme(lambda uri, _: _open_usb(uri), frozenset({"width", "height", "fps"})),
-    "rtsp": _Scheme(lambda uri, _: _open_rtsp(uri)),
-    "demo": _Scheme(lambda _uri, _: DemoSource()),
+    "file": _Scheme(lambda uri, _: _video_opener(Path(uri.place), uri.flag("loop")), frozenset({"loop", "pace"})),
+    "images": _Scheme(lambda uri, _: _images_opener(uri), frozenset({"fps", "loop", "pace"})),
+    "csi": _Scheme(_csi_opener, frozenset({"width", "height", "fps", "flip", "sensor_mode"})),
+    "v4l2": _Scheme(lambda uri, _: _usb_opener(uri), frozenset({"width", "height", "fps"})),
+    "rtsp": _Scheme(lambda uri, _: _rtsp_opener(uri)),
+    "demo": _Scheme(lambda _uri, _: DemoSource),
 }
 
 

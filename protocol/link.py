@@ -30,6 +30,7 @@ Filter = tuple[str, int]
 """What to subscribe to: a topic, which may have wildcards, and a QoS."""
 
 SEND_TIMEOUT_S = 10
+CONNECTING_LOOK_S = 0.01
 UNANSWERED = 5
 """After so many messages in a row without an acknowledgement the connection is given up: its client sends nothing after twenty such."""
 UNSUBSCRIBE_TIMEOUT_S = 1
@@ -100,6 +101,43 @@ class _Receiver:
         self.queue.put_nowait(received)
 
 
+class _Client(aiomqtt.Client):
+    """One that leaves no socket behind. There is no public way to do this."""
+
+    _is_connecting = _is_let_go = False
+
+    def _client_connect(self) -> None:
+        """Runs in a thread, which goes on when the task that waits for it is cancelled."""
+        self._is_connecting = True
+        try:
+            if not self._is_let_go:
+                super()._client_connect()
+        finally:
+            self._is_connecting = False
+
+    def hang_up(self) -> None:
+        """Closes the socket without a goodbye, for after one the broker would not say our last will.
+
+        aiomqtt leaves the socket of a client that never got its answer open; a frozen broker that thaws would then
+        accept the stale connection, and end the present one for it.
+        """
+        own = self._client.socket()
+        if isinstance(own, socket.socket):
+            with contextlib.suppress(OSError):  # the broker was first
+                socket.socket.shutdown(own, socket.SHUT_RDWR)  # also below TLS, whose own would have paho read what is encrypted
+        self._client.disconnect()  # this goodbye goes nowhere, and paho closes the socket for it
+
+    async def let_go(self) -> None:
+        """Hangs up for good: a thread that still connects is waited for, or its socket would outlive the loop that serves it."""
+        self._is_let_go = True
+        while self._is_connecting:
+            await asyncio.sleep(CONNECTING_LOOK_S)
+        await asyncio.sleep(0)  # what the thread asked of the loop comes first
+        if self._connected.cancelled():  # at the end aiomqtt asks it for its error, which would raise
+            self._connected = asyncio.Future()
+        self.hang_up()
+
+
 class Link:
     """A connection that is always being kept: `async with Link(...) as link`, `await link.send(...)`, `link.receive(...)`."""
 
@@ -109,7 +147,7 @@ class Link:
         self._identifier = identifier
         self._presence = presence
         self._receivers: list[_Receiver] = []
-        self._client: aiomqtt.Client | None = None
+        self._client: _Client | None = None
         self._online = asyncio.Event()
         self._online_s = math.inf
         self._lost: asyncio.Future[None] = asyncio.Future()
@@ -173,7 +211,7 @@ class Link:
         except aiomqtt.MqttError as error:
             self._unanswered += 1
             if self._unanswered >= UNANSWERED and client is self._client:
-                _let_go(client)
+                client.hang_up()
             raise LinkError(f"{topic.leaf} not sent: {error}") from None
         finally:
             publish.cancel()
@@ -226,13 +264,13 @@ class Link:
             except Exception:  # an error of ours or of a library must not make a camera mute for ever
                 log.exception("%s:%d: connection failed", self._broker.host, self._broker.port)
             finally:
-                _let_go(client)
+                await client.let_go()
             if asyncio.get_running_loop().time() - self._online_s >= STEADY_S:
                 attempt = 0
             await asyncio.sleep(backoff_s(attempt, random.random()))
             attempt += 1
 
-    async def _serve(self, client: aiomqtt.Client) -> None:
+    async def _serve(self, client: _Client) -> None:
         """One connection's life: read, introduce itself, stay; raises MqttError or LinkError at its end."""
         self._client, self._lost, self._unanswered = client, asyncio.Future(), 0
         # Reading starts before subscribing, or a flood of retained messages could delay the acknowledgement.
@@ -255,7 +293,7 @@ class Link:
             self._client = None
             self._lost.set_result(None)
             if self._presence and not self._has_left:
-                _let_go(client)
+                client.hang_up()
             with contextlib.suppress(aiomqtt.MqttError):
                 await end(reader)
 
@@ -322,13 +360,13 @@ class Link:
             with contextlib.suppress(aiomqtt.MqttError):
                 await self._client.unsubscribe(gone, timeout=UNSUBSCRIBE_TIMEOUT_S)
 
-    def _new_client(self) -> aiomqtt.Client:
+    def _new_client(self) -> _Client:
         will = None
         if self._presence:
             offline = self._presence.status(value="offline")
             topic = offline.topic
             will = aiomqtt.Will(topic.build(self._presence.address), offline.encode(), qos=topic.qos, retain=topic.retained)
-        return aiomqtt.Client(
+        return _Client(
             self._broker.host,
             self._broker.port,
             username=self._broker.username,
@@ -353,16 +391,3 @@ def _refusal(filters: list[Filter]) -> str:
 def _number(code: Any) -> int:
     """Of a return code, for which paho has a number or an object with one."""
     return int(getattr(code, "value", code))
-
-
-def _let_go(client: aiomqtt.Client) -> None:
-    """Closes the socket without a goodbye, for after one the broker would not say our last will.
-
-    aiomqtt leaves the socket of a client that never got its answer open; a frozen broker that thaws would then
-    accept the stale connection, and end the present one for it. There is no public way to do either.
-    """
-    own = client._client.socket()
-    if isinstance(own, socket.socket):
-        with contextlib.suppress(OSError):  # the broker was first
-            socket.socket.shutdown(own, socket.SHUT_RDWR)  # also below TLS, whose own would have paho read what is encrypted
-    client._client.disconnect()  # this goodbye goes nowhere, and paho closes the socket for it

@@ -102,7 +102,7 @@ def test_at_its_own_pace_a_slow_taker_drops_frames_that_are_counted(video: Path,
 
 def test_a_file_that_does_not_exist_is_rejected_at_once(tmp_path: Path) -> None:
     with pytest.raises(Rejected, match="no such file"):
-        Camera(f"file:{tmp_path}/none.mp4").start()
+        Camera(f"file:{tmp_path}/none.mp4")
 
 
 def test_a_camera_that_is_not_there_is_tried_again_and_said_to_have_failed(running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.sources import CameraUri, open_source, read_picture
+from edge_agent.sources import CameraUri, open_source, opener, read_picture
 from protocol.errors import DeviceError, Reason, Rejected
 
 
@@ -82,16 +82,21 @@ def test_the_demo_is_a_live_camera() -> None:
         ("images:/none", "no such folder"),
         ("images:/tmp?fps=0", "expected a number above 0"),
         ("images:/tmp?fps=fast", "expected a number above 0"),
+        ("csi://0?flip=x", "expected a small number"),
+        ("v4l2:///dev/video99?fps=abc", "expected a number above 0"),
+        ("rtsp://", "^camera rtsp: expected rtsp://host$"),
+        ("rtsp:camera", "^camera rtsp: expected rtsp://host$"),
+        ("rtsp://user:secret@:554/stream", "^camera rtsp: expected rtsp://host$"),
     ],
 )
-def test_what_cannot_be_is_rejected(uri: str, says: str) -> None:
+def test_what_cannot_be_is_rejected_before_it_is_opened(uri: str, says: str) -> None:
     with pytest.raises(Rejected, match=says):
-        open_source(CameraUri.parse(uri))
+        opener(CameraUri.parse(uri))
 
 
 def test_an_empty_folder_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(Rejected) as caught:
-        open_source(CameraUri.parse(f"images:{tmp_path}"))
+        opener(CameraUri.parse(f"images:{tmp_path}"))
     assert caught.value.reason is Reason.BAD_INPUT
 
 

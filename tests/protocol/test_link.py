@@ -394,3 +394,36 @@ async def test_whoever_stops_listening_does_not_wait_for_a_broker_that_is_frozen
             start_s = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - start_s < 3
         mosquitto.thaw()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_who_leaves_while_it_connects_leaves_nothing_behind(mosquitto, moment: str) -> None:
+    """Its thread is still about to open the socket, or has just done so."""
+    script = f"""
+import asyncio, socket, time
+from protocol.broker import Broker
+from protocol.link import Link
+connect = socket.create_connection
+def slow(*where, **how):
+    time.sleep(0.2 * ({moment!r} == "before"))
+    made = connect(*where, **how)
+    time.sleep(0.2 * ({moment!r} == "after"))
+    return made
+socket.create_connection = slow
+async def main():
+    async with Link(Broker("127.0.0.1", {mosquitto.port}), "camera"):
+        await asyncio.sleep(0.05)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_who_leaves_before_the_broker_answers_leaves_nothing_behind(mosquitto, caplog) -> None:
+    mosquitto.freeze()
+    async with Link(broker(mosquitto), "camera"):
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(0.1)
+    mosquitto.thaw()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
