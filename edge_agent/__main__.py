@@ -118,7 +118,7 @@ def doctor(file: File = None, camera: Uri = None, as_json: Json = False) -> None
 
 
 def _settings(file: Path | None, camera: str | None) -> Settings:
-    return read_settings(file, **({"uri": camera} if camera else {}))
+    return read_settings(file, **({} if camera is None else {"uri": camera}))
 
 
 def _complain(error: FleetError | OSError) -> None:

@@ -1,5 +1,6 @@
 """The commands as a person or a script calls them."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -10,10 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rig import MOSQUITTO, ROOT, Mosquitto, missing
+from rig import MOSQUITTO, ROOT, Mosquitto, free_port, missing
 
 from edge_agent.demo_scene import DemoScene
 from edge_agent.gstreamer import INSPECT
+
+
+LOUD = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
+"""The environment as a person has it; the agent imported here has set these."""
 
 
 def agent(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
@@ -187,10 +192,12 @@ def test_doctor_is_content(tmp_path: Path, mosquitto) -> None:
     [
         (("run", "--camera", "file:/none.mp4"), "no such file"),
         (("run", "--camera", "nonsense"), "known are"),
+        (("run", "--camera", ""), "camera '': known are"),
         (("run", "--settings", "/none.toml"), "no such file"),
         (("bench", "--camera", "images:/none"), "no such folder"),
         (("bench", "--camera", "rtsp://[bad"), "Invalid IPv6 URL"),
         (("run", "--camera", "file:GARBAGE.mp4"), "GARBAGE.mp4: cannot be opened"),
+        (("infer", "GARBAGE.mp4"), "GARBAGE.mp4: cannot be opened"),
         (("run", "--camera", "images:BROKEN"), "holds no frame that can be read"),
         (("bench", "--camera", "images:BROKEN"), "holds no frame that can be read"),
     ],
@@ -199,18 +206,24 @@ def test_a_bad_argument_is_one_line(tmp_path: Path, arguments: tuple[str, ...], 
     (tmp_path / "GARBAGE.mp4").write_text("no video")
     (tmp_path / "BROKEN").mkdir()
     (tmp_path / "BROKEN" / "a.jpg").write_text("no picture")
-    quiet = {
-        **os.environ,
-        "MASKFLEET_STATE_DIR": str(tmp_path),
-        "MASKFLEET_LOG_LEVEL": "ERROR",
-        "OPENCV_LOG_LEVEL": "OFF",
-        "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    }
-    done = agent(*arguments, cwd=tmp_path, env={**quiet, "PYTHONPATH": str(ROOT)})
+    variables = {"MASKFLEET_STATE_DIR": str(tmp_path), "MASKFLEET_LOG_LEVEL": "ERROR", "PYTHONPATH": str(ROOT)}
+    done = agent(*arguments, cwd=tmp_path, env={**LOUD, **variables})
     assert done.returncode == 1
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_an_unreachable_network_camera_is_one_line(tmp_path: Path) -> None:
+    variables = {"MASKFLEET_STATE_DIR": str(tmp_path), "MASKFLEET_BROKER__URL": f"mqtt://127.0.0.1:{free_port()}"}
+    command = (sys.executable, "-m", "edge_agent", "run", "--camera", f"rtsp://127.0.0.1:{free_port()}/stream")
+    process = await asyncio.create_subprocess_exec(*command, env={**LOUD, **variables}, stderr=asyncio.subprocess.PIPE)
+    await asyncio.sleep(5)  # long enough for further tries
+    process.terminate()
+    _, said = await process.communicate()
+    about_it = [line for line in said.decode().splitlines() if "protocol.link" not in line]
+    assert len(about_it) == 1, about_it
+    assert about_it[0].endswith("cannot be opened; trying again")
 
 
 def test_the_agent_needs_no_torch(folder: Path) -> None:
