@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from pack import DATA, need
 from peers import Image, Peer, aizoo, notebook_loop, ours
 
 from edge_agent.settings import DetectSettings, read_settings
@@ -80,10 +81,11 @@ def decide(peer: Peer, frames: list[AnnotatedFrame]) -> dict[str, float | int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--detector", default=DetectSettings().model)
     arguments = parser.parse_args()
+    need(*(arguments.data / part for part in ("models/aizoo", "frames/annotations.json", *(f"videos/{clip}" for clip in CLIPS))))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     settings = read_settings(detect=DetectSettings(model=arguments.detector))

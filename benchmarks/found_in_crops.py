@@ -1,18 +1,19 @@
 """How many test crops of faces, none of which a detector here was trained on, each detector finds.
 
-    python benchmarks/found_in_crops.py DATA face_detection_yunet_2023mar.onnx [RELEASE]
+usage: python benchmarks/found_in_crops.py [--data DIR] [--reference FILE] [RELEASE]
 
-Each crop is shrunk and laid on a canvas that its edges fill; it counts as found when a box has its middle in the middle third of it.
+DIR is the face-mask data pack, FILE the reference, the pack's YuNet unless another is named. Each crop is shrunk and laid on a canvas that its edges fill; it counts as found when a box has its middle in the middle third of it.
 Crops that were cut from annotated frames are left out. The reference counts from a score of 0.6, ours from the score from which on
 it has as many false positives on the annotated test frames, so neither is let off with seeing faces everywhere.
 """
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from pack import DATA, need
 
 from protocol.release import MODEL_FILE
 from trainer.console import out
@@ -22,6 +23,7 @@ from trainer.evaluate import wilson
 from trainer.frames import Image, read_frames
 
 CANVAS_PX, CROP_SIDES_PX = 192, (40, 60, 96)
+YUNET = "face_detection_yunet_2023mar.onnx"
 SHIPPED = Path(__file__).parents[1] / "edge_agent" / "models" / "detector"
 
 
@@ -35,10 +37,17 @@ def best(detect: Detect, crop_HWC: Image, side_px: int) -> float:
     return float(rows[away <= side_px / 6, 4].max(initial=0))
 
 
-def main(data: Path, yunet: Path, release: Path = SHIPPED) -> None:
+def main() -> None:
     """Prints one row per detector, label and side of the shrunk crop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("release", metavar="RELEASE", type=Path, nargs="?", default=SHIPPED)
+    arguments = parser.parse_args()
+    data = arguments.data
+    yunet, ours = arguments.reference or data / "models" / YUNET, arguments.release / MODEL_FILE
+    need(yunet, ours, data / "faces" / "index.csv", data / "frames" / "annotations.json")
     cv2.setNumThreads(1)
-    ours = release / MODEL_FILE
     with (data / "faces" / "index.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test" and row["source"] != FRAMES_SOURCE]
     crops = [(row["label"], cv2.imread(str(data / "faces" / row["file"])).astype(np.uint8, copy=False)) for row in rows]
@@ -56,4 +65,4 @@ def main(data: Path, yunet: Path, release: Path = SHIPPED) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from field import Camera, broker_in, write_film
+from pack import need
 
 from edge_agent.vitals import memory_mb
 from protocol.messages import Alert, IncidentEnded, Telemetry
@@ -45,7 +46,10 @@ async def soak(clip: Path | None, minutes: float, folder: Path) -> dict[str, obj
         start_s, samples = time.monotonic(), []
         while time.monotonic() - start_s < minutes * 60:
             await asyncio.sleep(max(0.5, minutes * 60 / 200))
-            samples.append(look(camera.pid, start_s))
+            try:
+                samples.append(look(camera.pid, start_s))
+            except FileNotFoundError:  # the agent has ended
+                break
             print(samples[-1], file=sys.stderr, flush=True)
     return verdict(samples, heard)
 
@@ -55,6 +59,8 @@ def verdict(samples: list[Sample], heard: list[object]) -> dict[str, object]:
     steady = samples[len(samples) // 10 :]
     slope = float(np.polyfit([one.minute / 60 for one in steady], [one.memory_mb for one in steady], 1)[0])
     fps = [one.fps_processed for one in heard if isinstance(one, Telemetry)]
+    if not fps:
+        sys.exit("error: the agent told no figures: the clip cannot be read, or this was too short")
     return {
         "minutes": samples[-1].minute,
         "memory_mb_per_hour": round(slope, 3),
@@ -72,6 +78,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--clip", type=Path)
     arguments = parser.parse_args()
+    if arguments.clip:
+        need(arguments.clip)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         print(json.dumps(asyncio.run(soak(arguments.clip, arguments.minutes, Path(folder))), indent=1))
 

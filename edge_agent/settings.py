@@ -20,6 +20,8 @@ from protocol.topics import SEGMENT, Address
 PREFIX, DELIMITER = "MASKFLEET_", "__"
 FILE_VARIABLE = f"{PREFIX}SETTINGS"
 """Names the settings file itself."""
+DATA_VARIABLE = f"{PREFIX}DATA"
+"""Says where tests and benchmarks find their pictures: no setting, but exported beside an agent it is no mistake either."""
 
 Name = Annotated[str, Field(pattern=f"^{SEGMENT.pattern}$")]
 
@@ -245,7 +247,7 @@ def _without_json(error: SettingsError) -> str:
 def _refuse_unknown_variables() -> None:
     """pydantic-settings looks only for variables that it knows, and would pass over a misspelt one."""
     for variable in os.environ:
-        if variable.upper().startswith(PREFIX) and variable.upper() != FILE_VARIABLE:
+        if variable.upper().startswith(PREFIX) and variable.upper() not in (FILE_VARIABLE, DATA_VARIABLE):
             key, *within = variable[len(PREFIX) :].lower().split(DELIMITER)
             field = Settings.model_fields.get(key)
             if field is None or (within and not isinstance(field.default, BaseModel)):

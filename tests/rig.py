@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Taken out of the environment, where the agent would refuse it as a setting that it does not know.
-DATA = Path(os.environ.pop("MASKFLEET_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("MASKFLEET_DATA") or ROOT.parent / "shared" / "data")
 IS_CI = os.environ.get("CI") == "true"
 MOSQUITTO = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from made_releases import PUBLIC, TRUSTED
 
-from edge_agent.settings import UpdateSettings, read_settings
+from edge_agent.settings import Settings, UpdateSettings, read_settings
 from protocol.errors import Reason, Rejected
 
 
@@ -66,6 +66,11 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variabl
     monkeypatch.setenv(variable, "x")
     with pytest.raises(Rejected, match="no such setting"):
         read_settings()
+
+
+def test_the_variable_of_tests_and_benchmarks_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKFLEET_DATA", "/data")
+    assert read_settings() == Settings()
 
 
 @pytest.mark.parametrize("variable", ["MASKFLEET_UPDATES__TRUSTED_KEYS", "MASKFLEET_UPDATES__GATE", "MASKFLEET_BROKER"])
