@@ -37,7 +37,7 @@ def demo(
     try:
         from compose.demo import demo as run
     except ModuleNotFoundError as error:
-        raise FleetError(f"the demo needs {error.name}: pip install 'maskfleet[demo]'") from None
+        raise FleetError(f"the demo needs {error.name}: pip install '.[demo]' in the repository") from None
 
     counts = _until_ended(run(seconds, broker, (lambda _: None) if as_json else lambda text: print(text, flush=True)))
     print(json.dumps(counts) if as_json else ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in counts.items()))
@@ -69,7 +69,7 @@ def simulate(
         from compose.simulate import simulate as run
         from compose.simulated import MODEL_FAULTS, Faults
     except ModuleNotFoundError as error:
-        raise FleetError(f"the simulation needs {error.name}: pip install 'maskfleet[demo]'") from None
+        raise FleetError(f"the simulation needs {error.name}: pip install '.[demo]' in the repository") from None
 
     for name, value, known in (("model", model, MODEL_FAULTS), ("release", release, RELEASE_FAULTS)):
         if value not in known:

@@ -37,7 +37,7 @@ class Exporter:
         try:
             from prometheus_client import CollectorRegistry, Gauge, start_http_server
         except ImportError:
-            raise DeviceError("setting prometheus_port: the library is missing: pip install 'maskfleet[prometheus]'") from None
+            raise DeviceError("setting prometheus_port: the library is missing: pip install '.[prometheus]' in the repository") from None
         registry = CollectorRegistry()
         texts = {name: Telemetry.model_fields[name].description or name for name in FIGURES}
         texts |= {name: Health.model_fields[name].description or name for name in COUNTS} | {"capture_ok": "1 while the camera gives frames, else 0."}

@@ -185,7 +185,7 @@ class Settings(BaseSettings):
     threads: int = Field(default=1, ge=1, le=64)
     """How many processor threads the work on one frame may take, in OpenCV and in ONNX Runtime alike."""
     prometheus_port: int | None = Field(default=None, ge=1, le=65535)
-    """Where Prometheus finds the figures, on this machine only: `http://127.0.0.1:<port>/metrics`. Needs `pip install 'maskfleet[prometheus]'`."""
+    """Where Prometheus finds the figures, on this machine only: `http://127.0.0.1:<port>/metrics`. Needs `pip install '.[prometheus]'`."""
     home_assistant: bool = True
     """Whether the camera shows itself to Home Assistant; false removes it there."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -26,8 +26,8 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        extra = escape("'maskfleet[trainer]'")
-        err.print(f"[red]error:[/] the trainer needs {error.name}: pip install {extra}", highlight=False, soft_wrap=True)
+        extra = escape("'.[trainer]'")
+        err.print(f"[red]error:[/] the trainer needs {error.name}: pip install {extra} in the repository", highlight=False, soft_wrap=True)
         sys.exit(1)
     except (FleetError, OSError) as error:
         err.print(f"[red]error:[/] {escape(in_one_line(error))}", highlight=False, soft_wrap=True)

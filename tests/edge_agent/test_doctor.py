@@ -50,4 +50,4 @@ def test_prometheus_without_its_library_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     finding = found("prometheus", state_dir=tmp_path, prometheus_port=free_port())
     assert not finding.is_good
-    assert "pip install 'maskfleet[prometheus]'" in finding.text
+    assert "pip install '.[prometheus]'" in finding.text
