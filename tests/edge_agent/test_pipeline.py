@@ -128,9 +128,10 @@ def write_golden() -> None:
     for time_s in TIMES_S:
         frame = Frame(scene.at(time_s), 0.0, 0.0)
         readings = eyes.classify(frame, eyes.detect(frame))
-        faces = [{"box": [one.face.box.x, one.face.box.y, one.face.box.w, one.face.box.h], "label": one.label.value} for one in readings]
+        boxes = [(one.face.box.x, one.face.box.y, one.face.box.w, one.face.box.h) for one in readings]
+        faces = [{"box": [round(side, 1) for side in box], "label": one.label.value} for box, one in zip(boxes, readings, strict=True)]
         rows.append({"time_s": time_s, "faces": faces})
-    GOLDEN.write_text(json.dumps(rows, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":
