@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 
 from edge_agent.gstreamer import missing_elements
+from edge_agent.installed import KINDS, pinned
 from edge_agent.load import load_classifier, load_detector
 from edge_agent.outbox import Outbox
 from edge_agent.prometheus import LOOPBACK, Exporter
@@ -63,7 +64,11 @@ def _model(model: object) -> str:
 
 def _updates(settings: Settings) -> str:
     keys = settings.updates.owner_keys()
-    return f"taken from those who sign with {', '.join(keys)}" if keys else "off: no key in updates.trusted_keys"
+    if not keys:
+        return "off: no key in updates.trusted_keys"
+    named = [kind for kind in KINDS if kind in pinned(settings)]
+    but = f", but no {' and no '.join(named)}: the settings name it" if named else ""
+    return f"taken from those who sign with {', '.join(keys)}{but}"
 
 
 def _camera(settings: Settings) -> str:

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_releases import PUBLIC
 from rig import free_port
 
 from edge_agent.doctor import Finding, examine
 from edge_agent.outbox import Outbox
-from edge_agent.settings import BrokerSettings, Settings
+from edge_agent.settings import BrokerSettings, ClassifySettings, DetectSettings, Settings, UpdateSettings
 
 
 def found(part: str, **settings: object) -> Finding:
@@ -29,6 +30,17 @@ def test_an_outbox_is_left_alone_whatever_its_base_is_called(tmp_path: Path) -> 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert found("disk", state_dir=tmp_path / "file") == Finding("disk", False, f"{tmp_path}/file: File exists")
+
+
+def test_models_that_the_settings_name_are_said_not_to_be_updated(tmp_path: Path) -> None:
+    keys = UpdateSettings(trusted_keys=(PUBLIC,))
+    (key,) = keys.owner_keys()
+    mine, haar = ClassifySettings(release=tmp_path), DetectSettings(model="haar")
+    taken = f"taken from those who sign with {key}"
+    assert found("updates", state_dir=tmp_path, updates=keys).text == taken
+    assert found("updates", state_dir=tmp_path, updates=keys, classify=mine).text == f"{taken}, but no classifier: the settings name it"
+    both = found("updates", state_dir=tmp_path, updates=keys, classify=mine, detect=haar)
+    assert both == Finding("updates", True, f"{taken}, but no classifier and no detector: the settings name it")
 
 
 def test_the_port_of_prometheus_is_tried(tmp_path: Path) -> None:
