@@ -21,7 +21,7 @@ bench: .venv/.dev  ## latency of models; frames per second beside the classic lo
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/clips.py
 
-docs: .venv/.dev  ## docs/protocol.md from the topics and messages
+docs: .venv/.dev  ## docs/protocol.md from the topics and messages, docs/settings.md from the settings
 	$(BIN)/python docs/generate.py
 
 .venv/bin/python:

@@ -2,7 +2,8 @@
 
 usage: python benchmarks/found_in_crops.py [--data DIR] [--reference FILE] [RELEASE]
 
-DIR is the face-mask data pack, FILE the reference, the pack's YuNet unless another is named. Each crop is shrunk and laid on a canvas that its edges fill; it counts as found when a box has its middle in the middle third of it.
+DIR is the face-mask data pack, FILE the reference: the pack's YuNet unless another is named. Each crop is shrunk and laid on a canvas that
+its edges fill; it counts as found when a box has its middle in the middle third of it.
 Crops that were cut from annotated frames are left out. The reference counts from a score of 0.6, ours from the score from which on
 it has as many false positives on the annotated test frames, so neither is let off with seeing faces everywhere.
 """

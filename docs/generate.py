@@ -1,4 +1,5 @@
-"""Writes docs/protocol.md from the topics and messages, and the diagram of docs/rollout.md from the update machine's table.
+"""Writes docs/protocol.md from the topics and messages, docs/settings.md from the settings, and the diagram of docs/rollout.md from the
+update machine's table.
 
 A test fails when a page has drifted.
 """
@@ -8,15 +9,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from edge_agent.settings import DELIMITER, FILE_VARIABLE, PREFIX, Settings
 from edge_agent.update import TRANSITIONS
 from protocol.messages import MAX_PAYLOAD_BYTES, MESSAGES, Discovery, Message, PlainMessage, Snapshot
 from protocol.rollouts import MAX_RETAINED_BYTES, ROLLOUT_MESSAGES, Chunk, RolloutCommand
 
 PAGE = Path(__file__).with_name("protocol.md")
+SETTINGS = Path(__file__).with_name("settings.md")
 ROLLOUT = Path(__file__).with_name("rollout.md")
 
 CAMERA, END = "<!-- made by docs/generate.py: camera -->", "<!-- end -->"
 LEFT_OUT = {"Withdrawn", "Lost"}
+BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
 def page() -> str:
@@ -75,8 +81,46 @@ def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:
         return "time, ISO 8601 with zone"
     if field["type"] == "array" and isinstance(field.get("items"), dict):
         return f"list of {_type(field['items'], definitions)}"
-    bounds = [f"{word} {field[key]:g}" for key, word in (("minimum", "at least"), ("maximum", "at most")) if key in field]
+    bounds = [f"{word} {_number(field[key])}" for key, word in BOUNDS.items() if key in field]
     return " ".join([field["type"], *bounds])
+
+
+def _number(value: object) -> str:
+    return json.dumps(value).removesuffix(".0")
+
+
+def settings_page() -> str:
+    """The page on the agent's settings."""
+    lines = [
+        "# What can be set",
+        "",
+        "This page is made by `make docs` from `edge_agent/settings.py`; change that.",
+        "",
+        f"An agent reads one TOML file (`--settings FILE`, or `{FILE_VARIABLE}`), and variables over it; a key that is not here is refused.",
+        "A name is 1 to 64 letters, digits, `_` and `-`. A variable for a list holds JSON.",
+        "What has no default is off, or left to the system. In `..._s` are seconds, in `..._px` pixels.",
+    ]
+    return "\n".join([*lines, *_section(Settings, ())]) + "\n"
+
+
+def _section(settings: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """The settings of one section as a table, and after it the sections within."""
+    within = {name: field.annotation for name, field in settings.model_fields.items() if isinstance(field.default, BaseModel)}
+    lines = ["", f"## `[{'.'.join(path)}]`", "", inspect.cleandoc(settings.__doc__ or "")] if path else []
+    lines += ["", "| setting | default | what | type | variable |", "|---|---|---|---|---|"]
+    for name, field in settings.model_json_schema()["properties"].items():
+        if name not in within:
+            variable = PREFIX + DELIMITER.join((*path, name)).upper()
+            default = "" if field.get("default") is None else f"`{_number(field['default'])}`"
+            what = field["description"].replace("\n", " ")
+            lines.append(f"| `{name}` | {default} | {what} | {_kind(field)} | `{variable}` |")
+    return [*lines, *(line for name, section in within.items() for line in _section(section, (*path, name)))]
+
+
+def _kind(field: dict[str, Any]) -> str:
+    """The type of a setting, in words; that some may be left out shows in the default."""
+    (kind,) = [one for one in field.get("anyOf", [field]) if one.get("type") != "null"]
+    return "name" if "pattern" in kind else "path" if kind.get("format") == "path" else _type(kind, {})
 
 
 def rollout_page() -> str:
@@ -99,4 +143,5 @@ def diagram() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    SETTINGS.write_text(settings_page(), encoding="utf-8")
     ROLLOUT.write_text(rollout_page(), encoding="utf-8")

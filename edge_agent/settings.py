@@ -49,13 +49,17 @@ class BrokerSettings(_Section):
     url: str = "mqtt://localhost:1883"
     """`mqtt://host:port`, or `mqtts://host:port` for TLS."""
     username: str | None = None
+    """The camera's name, where the broker asks for one."""
     password: SecretStr | None = None
+    """Better in the variable than in a file that others can read."""
     ca_file: HomePath | None = None
     """Certificate authority of the broker, where it is not one that the system knows."""
     cert_file: HomePath | None = None
     """This camera's certificate, where the broker asks for one."""
     key_file: HomePath | None = None
+    """The private key to that certificate."""
     keepalive_s: int = Field(default=15, ge=5, le=600)
+    """When the broker has heard nothing for one and a half times as long, it says `offline` for the camera."""
 
     def broker(self) -> Broker:
         """As the link takes it; raises Rejected when the URL is wrong, or the rest does not go together."""
@@ -95,6 +99,7 @@ class DecideSettings(_Section):
     votes_needed: int = Field(default=Rules.votes_needed, ge=1, le=1000)
     """So many of a face's last `votes_kept` readings must agree to open or close an incident."""
     votes_kept: int = Field(default=Rules.votes_kept, ge=1, le=1000)
+    """So many of a face's readings are remembered."""
     least_p: float = Field(default=Rules.least_p, ge=0, le=1)
     """The mean p(no mask) of the votes that open an incident must reach this."""
     age_s: float = Field(default=Rules.age_s, ge=0, le=3600)
@@ -123,8 +128,11 @@ class OutboxSettings(_Section):
     """How much waits for a broker that is away; beyond any of these the oldest alert is dropped, and counted on `health`."""
 
     messages: int = Field(default=Limits.messages, ge=1, le=1_000_000)
+    """So many alerts and ends of incidents."""
     size_bytes: int = Field(default=Limits.size_bytes, ge=10_000, le=10**9)
+    """So large all of them together."""
     age_s: float = Field(default=Limits.age_s, ge=60)
+    """So old."""
 
     def limits(self) -> Limits:
         """As the outbox takes them."""
@@ -172,14 +180,15 @@ class Settings(BaseSettings):
     base: Name = "maskfleet"
     """First segment of every topic."""
     site: Name = "home"
+    """The place of the camera."""
     camera: Name = "door"
     """Unique in its site: two cameras of one name throw each other off the broker."""
     uri: str = "demo:"
     """The camera: `csi://0`, `v4l2:///dev/video0`, `rtsp://...`, `file:video.mp4`, `images:FOLDER` or `demo:`."""
     csi_source: str = NVARGUS
     """The GStreamer pipeline behind `csi://`, up to raw video; `{width} {height} {fps} {sensor} {sensor_mode} {flip}` are filled in."""
-    state_dir: HomePath = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "maskfleet"
-    """Where alerts are kept until the broker has them."""
+    state_dir: HomePath = Field(default_factory=lambda: Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "maskfleet")
+    """Where alerts are kept until the broker has them, and models that were fetched: `maskfleet` in `XDG_STATE_HOME`, or in `~/.local/state`."""
     telemetry_s: float = Field(default=10, ge=1, le=300)
     """Seconds between two telemetry messages."""
     threads: int = Field(default=1, ge=1, le=64)
@@ -189,6 +198,7 @@ class Settings(BaseSettings):
     home_assistant: bool = True
     """Whether the camera shows itself to Home Assistant; false removes it there."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is less grave is not told on standard error."""
     broker: BrokerSettings = BrokerSettings()
     detect: DetectSettings = DetectSettings()
     classify: ClassifySettings = ClassifySettings()

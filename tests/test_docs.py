@@ -16,6 +16,7 @@ def test_the_pages_are_what_the_code_says() -> None:
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
     assert generate.PAGE.read_text(encoding="utf-8") == generate.page(), "run `make docs`"
+    assert generate.SETTINGS.read_text(encoding="utf-8") == generate.settings_page(), "run `make docs`"
     assert generate.ROLLOUT.read_text(encoding="utf-8") == generate.rollout_page(), "run `make docs`"
 
 

@@ -16,7 +16,6 @@ from rig import MOSQUITTO, ROOT, Mosquitto, free_port, missing
 from edge_agent.demo_scene import DemoScene
 from edge_agent.gstreamer import INSPECT
 
-
 LOUD = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
 """The environment as a person has it; the agent imported here has set these."""
 

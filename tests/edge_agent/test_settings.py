@@ -68,6 +68,11 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variabl
         read_settings()
 
 
+def test_a_variable_reaches_a_section_within_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKFLEET_UPDATES__GATE__FPS_SHARE", "0.5")
+    assert read_settings().updates.gate.fps_share == 0.5
+
+
 def test_the_variable_of_tests_and_benchmarks_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKFLEET_DATA", "/data")
     assert read_settings() == Settings()
