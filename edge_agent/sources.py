@@ -266,7 +266,8 @@ def _for_opencv(place: str, shown: str) -> str:
 
 
 def _images_opener(uri: CameraUri) -> Callable[[], Source]:
-    paths, fps, loops = pictures_in(Path(uri.place)), uri.number("fps", 5), uri.flag("loop")
+    fps, loops = uri.number("fps", 5), uri.flag("loop")
+    paths = pictures_in(Path(uri.place))
     return lambda: ImagesSource(paths, fps, loops)
 
 
