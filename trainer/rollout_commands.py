@@ -137,7 +137,7 @@ def _stopper(op: Op, text: str) -> None:
 
 
 _stopper("pause", "Asks no more cameras; those that were asked go on.")
-_stopper("resume", "Goes on after a pause or a stop: cameras that failed are asked again, those that refused are let pass.")
+_stopper("resume", "Goes on after a pause or a stop: cameras that failed are asked again; those that refused are let pass after a stop.")
 _stopper("abort", "Ends a rollout: cameras that have not committed keep what they have.")
 
 
