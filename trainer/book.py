@@ -12,7 +12,7 @@ from protocol.errors import Reason, Rejected, one_line
 from protocol.topics import CAMERAS
 from trainer.journal import Journal
 from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
-from trainer.rollout_state import MAX_CAMERAS, Connected, Event, Heard, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
+from trainer.rollout_state import MAX_CAMERAS, Connected, Event, Heard, Known, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
 from trainer.shelf import Shelf, Shipment
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ class Book:
         for event in events:
             if isinstance(event, Connected):  # what the broker said last may be old
                 self.online = dict.fromkeys(self.online, False)
-            elif isinstance(event, Heard) and (event.camera in self.online or len(self.online) < MAX_CAMERAS):
-                self.online[event.camera] = event.is_online
+            elif isinstance(event, Heard | Known) and (event.camera in self.online or len(self.online) < MAX_CAMERAS):
+                self.online[event.camera] = event.is_online if isinstance(event, Heard) else self.online.get(event.camera, False)
         for name in self.entries:
             self.do(name, *events)
 

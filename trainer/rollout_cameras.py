@@ -4,7 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 from protocol.rollouts import ENDED, Installed, UpdateState
-from trainer.rollout_state import BAD, MAX_CAMERAS, Answered, Asked, Camera, ClockSet, Connected, Event, Fate, Heard, Plan, Rollout, Told, Unreadable
+from trainer.rollout_state import (
+    BAD,
+    MAX_CAMERAS,
+    Answered,
+    Asked,
+    Camera,
+    ClockSet,
+    Connected,
+    Event,
+    Fate,
+    Heard,
+    Known,
+    Plan,
+    Rollout,
+    Told,
+    Unreadable,
+)
 
 KEPT_BOOTS = 4
 SAYINGS = 4
@@ -24,7 +40,7 @@ def note(state: Rollout, event: Event) -> Rollout:
         case ClockSet(by_s=by_s):
             moved = each(state, lambda own: _at_other_times(own, by_s))
             return moved.model_copy(update={"since_s": _moved(state.since_s, by_s)})
-        case Heard() | Told() | Answered() | Unreadable():
+        case Heard() | Known() | Told() | Answered() | Unreadable():
             own = state.cameras.get(event.camera)
             if own is None and (not state.plan.selects(event.camera) or len(state.cameras) >= MAX_CAMERAS):
                 return state
@@ -121,10 +137,12 @@ def _anew(own: Camera, at_s: float) -> Camera:
     return change(own, is_online=False, left_s=at_s if is_known else 0, is_told=is_told, told_s=at_s)
 
 
-def _after(own: Camera, state: Rollout, event: Heard | Told | Answered | Unreadable) -> Camera:
+def _after(own: Camera, state: Rollout, event: Heard | Known | Told | Answered | Unreadable) -> Camera:
     match event:
         case Heard():
             return change(own, is_online=event.is_online, left_s=event.at_s if own.is_online and not event.is_online else own.left_s)
+        case Known():
+            return own
         case Told():
             if own.is_told or (event.attempt, event.asked) != (own.attempt, own.asked):
                 return own

@@ -225,6 +225,13 @@ class Heard(Event):
 
 
 @dataclass(frozen=True)
+class Known(Event):
+    """A broker keeps that a camera was there: it may be, or may have lost its power while the broker was away. If it is, it says so when asked."""
+
+    camera: str
+
+
+@dataclass(frozen=True)
 class Told(Event):
     """The broker has acknowledged what a camera was asked."""
 

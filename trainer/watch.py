@@ -23,7 +23,7 @@ from trainer.book import Book, StartArgs
 from trainer.journal import LEASE_S, Journal
 from trainer.publish import RATE_BYTES_S, Publisher
 from trainer.rollout import allows
-from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Heard, Pause, Phase, Resume, Tick, Unreadable
+from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Heard, Known, Pause, Phase, Resume, Tick, Unreadable
 from trainer.say import Mouth
 from trainer.shelf import Shelf
 
@@ -34,6 +34,8 @@ CLOCK_SET_S = 2.0
 TOGETHER_S = 0.05
 """What comes in so short a time is decided and written down together."""
 REPORT_AFTER_S = (0.0, 6.0, 20.0)
+KEPT_S, FOUND_S = 0.5, 5.5
+"""After a connection: what the broker kept has come; whoever is there has been asked to say so, and has."""
 JOURNAL_FILE, SHELF_FOLDER = "rollouts.sqlite", "releases"
 
 
@@ -81,6 +83,7 @@ class Coordinator:
         self._woke_s = _woke_s()
         self._connected = asyncio.Event()
         self._answers = Answers[RolloutAck]()
+        self._connected_s = 0.0
 
     @property
     def bytes_sent(self) -> int:
@@ -132,11 +135,18 @@ class Coordinator:
 
     def _on_connection(self, _: int) -> tuple[Message, ...]:
         self._heard.append(Connected(time.time()))
+        self._connected_s = time.monotonic()
         self._connected.set()
         return ()
 
+    async def _find_cameras(self) -> None:
+        """Waits until the cameras that the broker knows of have said that they are there, or had the time to: before, waves would leave some out."""
+        await asyncio.sleep(self._connected_s + KEPT_S - time.monotonic())
+        while time.monotonic() < self._connected_s + FOUND_S and not all(self._book.online.values()):
+            await asyncio.sleep(TOGETHER_S)
+
     async def _greet_back(self) -> None:
-        """After each connection the cameras are asked how they are: not every broker keeps what they said for us.
+        """After each connection the cameras are asked how they are: what a broker kept of them may be old, and not every broker keeps it for us.
 
         Asked again a little later: a camera that was just connecting may have spoken before we heard, and not have heard us.
         """
@@ -157,6 +167,8 @@ class Coordinator:
         async with self._link.receive(self._settings.base, Status, AnyReport) as messages:
             async for address, message, is_retained in messages:
                 match message:
+                    case Status(value="online") if is_retained:  # from before we listened: it may be long gone
+                        self._heard.append(Known(time.time(), _name(address)))
                     case Status(value=value):
                         self._heard.append(Heard(time.time(), _name(address), value == "online"))
                     case AnyReport(payload=payload) if payload:
@@ -194,6 +206,8 @@ class Coordinator:
                 if is_retained:
                     log.warning("rollout command %s (%s): retained, ignored", command.id, command.op)
                     continue
+                if command.op in ("start", "rollback"):
+                    await self._find_cameras()
                 ack = self._answers.to(command) or _expired(command) or self._carry_out(command)
                 with contextlib.suppress(LinkError):  # the sender asks again
                     await self._link.send(self._fleet, ack)

@@ -46,7 +46,7 @@ def test_slow_links_and_a_wrong_clock_only_take_longer(mosquitto) -> None:
 
 
 def test_two_cameras_of_one_name_stop_a_rollout(mosquitto) -> None:
-    figures = simulate(mosquitto.url, "--waves", "1, 100%", "--duplicates", 3, "--answer-s", 60)
+    figures = simulate(mosquitto.url, "--waves", "1, 100%", "--duplicates", 3, "--answer-s", 60, "--link-kib-s", 10)
     assert figures["phase"] == "paused", figures
 
 

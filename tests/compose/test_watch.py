@@ -20,9 +20,10 @@ from protocol.broker import Broker
 from protocol.errors import LinkError, Rejected
 from protocol.link import Link
 from protocol.messages import Status
-from protocol.rollouts import Reported, RolloutAck, RolloutCommand, RolloutLog, RolloutState
+from protocol.rollouts import Report, Reported, RolloutAck, RolloutCommand, RolloutLog, RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import Address
+from protocol.topics import Fleet as Everybody
 from trainer import keys as trainer_keys
 from trainer.order import connected, order
 
@@ -215,8 +216,25 @@ async def test_a_broker_that_is_away_longer_than_an_answer_may_take_does_not_sto
     await asyncio.sleep(5)
     mosquitto.start()
     async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
+        await client.subscribe(Report.topic.build(Everybody("maskfleet")))
+        await client.publish(Status.topic.build(MUTE), b"online", qos=1, retain=True)  # perhaps before the coordinator is back
+        await anext(client.messages)
         await client.publish(Status.topic.build(MUTE), b"online", qos=1, retain=True)
         assert (await fleet.ends("done")).committed == 1
+
+
+async def test_a_camera_of_which_only_the_broker_says_that_it_is_there_is_not_asked(fleet: Fleet) -> None:
+    """It lost its power while the broker was away, which could not say its will. The others are found by a coordinator that starts anew."""
+    async with aiomqtt.Client("127.0.0.1", fleet.port) as client:
+        await client.publish(Status.topic.build(Address("maskfleet", "site-0", "a-ghost")), b"online", qos=1, retain=True)
+    fleet.process.kill()
+    await fleet.process.wait()
+    await fleet.watch()
+    code, text = await fleet.command("rollout", "start", fleet.release("2", 3), "--soak-s", "0.2", "--answer-s", "6", "--waves", "2,100%")
+    assert code == 0, text
+    await fleet.until(lambda: any(state.phase in ("done", "paused") for state in fleet.states))
+    last = fleet.states[-1]
+    assert (last.phase, last.cameras, last.committed, last.offline) == ("done", COUNT + 1, COUNT, 1), last.reason
 
 
 async def test_a_second_coordinator_waits(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ from protocol.signature import Statement, TrustedKeys, public_text, trusted_keys
 from trainer import keys
 from trainer.book import Book, Entry, StartArgs
 from trainer.journal import Journal
-from trainer.rollout_state import Abort, Answered, Connected, Heard, Pause, Rollout, Start, Tick, Told
+from trainer.rollout_state import Abort, Answered, Connected, Heard, Known, Pause, Rollout, Start, Tick, Told
 from trainer.shelf import Shelf
 
 KEY = Ed25519PrivateKey.generate()
@@ -246,6 +246,22 @@ def test_who_has_not_been_heard_since_the_connection_is_not_asked_first(tmp_path
     rollout = own.start(StartArgs(release=release(tmp_path, classifier_release)))
     own.hear(Tick(1003.0))
     assert {name: camera.asked for name, camera in own.entries[rollout].state.cameras.items()} == {"hall/dead": "nothing", "hall/alive": "run"}
+
+
+def test_who_is_only_kept_by_the_broker_is_known_and_not_asked(tmp_path: Path, classifier_release: Path) -> None:
+    own = book(tmp_path)
+    own.hear(Known(1000.0, "hall/ghost"), Heard(1000.0, "hall/alive"), Known(1000.0, "hall/alive"))
+    rollout = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    own.hear(Known(1001.0, "hall/alive"), Known(1001.0, "hall/other"))
+    cameras = own.entries[rollout].state.cameras
+    assert own.online == {"hall/ghost": False, "hall/alive": True, "hall/other": False}
+    assert {name: (camera.is_online, camera.asked) for name, camera in cameras.items()} == {
+        "hall/ghost": (False, "nothing"),
+        "hall/alive": (True, "run"),
+        "hall/other": (False, "nothing"),
+    }
+    own.hear(Heard(1002.0, "hall/other"))
+    assert own.entries[rollout].state.cameras["hall/other"].asked == "hold"
 
 
 def test_invented_cameras_are_heard_up_to_a_number_and_known_ones_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
