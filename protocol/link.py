@@ -136,6 +136,8 @@ class _Client(aiomqtt.Client):
         if self._connected.cancelled():  # at the end aiomqtt asks it for its error, which would raise
             self._connected = asyncio.Future()
         self.hang_up()
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # or asyncio complains that nobody asked
 
 
 class Link:
