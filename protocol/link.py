@@ -130,14 +130,16 @@ class _Client(aiomqtt.Client):
     async def let_go(self) -> None:
         """Hangs up for good: a thread that still connects is waited for, or its socket would outlive the loop that serves it."""
         self._is_let_go = True
+        self._client.disable_logger()  # what it meets from here on is no news
         while self._is_connecting:
             await asyncio.sleep(CONNECTING_LOOK_S)
         await asyncio.sleep(0)  # what the thread asked of the loop comes first
-        if self._connected.cancelled():  # at the end aiomqtt asks it for its error, which would raise
-            self._connected = asyncio.Future()
+        # Nor is what ends it: asyncio would complain that nobody asked.
+        if not self._disconnected.done():
+            self._disconnected.set_result(None)
+        elif not self._disconnected.cancelled():
+            self._disconnected.exception()
         self.hang_up()
-        if self._disconnected.done() and not self._disconnected.cancelled():
-            self._disconnected.exception()  # or asyncio complains that nobody asked
 
 
 class Link:
