@@ -25,12 +25,16 @@ def guarded(eyes: Eyes) -> Eyes:
 
     def classify(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
         with _blamed("classifier"):
-            readings = eyes.classify(frame, faces)
-            if not all(0 <= reading.p_no_mask <= 1 for reading in readings):
-                raise Rejected(Reason.NOT_A_NUMBER, "the classifier gives a probability that is no number from 0 to 1")
-            return readings
+            return probable(eyes.classify(frame, faces))
 
     return replace(eyes, detect=detect, classify=classify)
+
+
+def probable(readings: tuple[Reading, ...]) -> tuple[Reading, ...]:
+    """The same readings; raises Rejected unless each is a probability."""
+    if not all(0 <= reading.p_no_mask <= 1 for reading in readings):
+        raise Rejected(Reason.NOT_A_NUMBER, "the classifier gives a probability that is no number from 0 to 1")
+    return readings
 
 
 @contextlib.contextmanager

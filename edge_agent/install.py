@@ -1,7 +1,6 @@
 """Does what the update machine asks: writes its state down, then acts, and tells it what came of that. Knows no camera and no broker."""
 
 import asyncio
-import base64
 import contextlib
 import hashlib
 import logging
@@ -186,7 +185,8 @@ class Installer:
         if target is None or slot is None:
             raise Rejected(Reason.BAD_RELEASE, "the journal names no release")
         # A key may have been taken out of the settings since the release was accepted, or its last day has come.
-        manifest = self._allowed(Desired(manifest=target.manifest, signature=target.signature), datetime.now(UTC))
+        accepted = Desired(manifest=target.manifest, signature=target.signature)
+        manifest = self._allowed(accepted, datetime.now(UTC))
         folder = self._slots.folder(target.kind, slot)
         match action:
             case Action.FETCH:
@@ -194,7 +194,7 @@ class Installer:
                 await self._fetch(manifest, part, lambda missing: self._progress(missing, len(manifest.chunks)))
                 return Done()
             case Action.VERIFY:
-                await in_thread(self._slots.prove, manifest, base64.b64decode(target.manifest), slot)
+                await in_thread(self._slots.prove, manifest, accepted.manifest_bytes, slot)
                 return Done()
             case Action.TEST:
                 with self._lenient():

@@ -70,12 +70,11 @@ def _without_crashing(state: State, slots: Slots, crashes: Crashes) -> State:
         return state
     crashes.forget()
     installed = [kind for kind in KINDS if state.installed(kind).slot is not None]
-    is_new = state.state is UpdateState.COMMITTED and state.target is not None and state.target.kind in installed
-    for kind in [state.target.kind] if is_new and state.target is not None else installed:
-        log.error("the agent went down %d times in a row while the installed %s saw: the one that ships sees instead", count, kind)
-        state = update.step(
-            state, Lost(kind, slots.shipped(kind), Reason.RESTARTED, f"the agent went down {count} times in a row while it saw")
-        ).state
+    latest = state.target.kind if state.state is UpdateState.COMMITTED and state.target else None
+    detail = f"the agent went down {count} times in a row while it saw"
+    for kind in [kind for kind in installed if kind == latest] or installed:
+        log.error("the installed %s is given up, the one that ships sees instead: %s", kind, detail)
+        state = update.step(state, Lost(kind, slots.shipped(kind), Reason.RESTARTED, detail)).state
     return state
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from edge_agent.classify import MAX_BATCH, Classifier
 from edge_agent.detect import Detector
+from edge_agent.guard import probable
 from edge_agent.load import load_classifier, load_detector
 from edge_agent.scene import Box, Face, Frame
 from edge_agent.settings import ClassifySettings, DetectSettings
@@ -102,17 +103,12 @@ def _once(kind: str, release: Path) -> Callable[[], None]:
     classify: Classifier = load_classifier(ClassifySettings(), release=release)[0]
     face = Face(Box(100, 100, 120, 160), 1.0)
     for faces in CROWDS:
-        _must_be_probabilities([reading.p_no_mask for reading in classify(frame, (face,) * faces)])
-    return lambda: _must_be_probabilities([reading.p_no_mask for reading in classify(frame, (face,))])
+        probable(classify(frame, (face,) * faces))
+    return lambda: _ignore(probable(classify(frame, (face,))))
 
 
 def _ignore(_: object) -> None:
     pass
-
-
-def _must_be_probabilities(values: list[float]) -> None:
-    if not all(0 <= value <= 1 for value in values):
-        raise Rejected(Reason.NOT_A_NUMBER, "the model answers with no number from 0 to 1")
 
 
 def _compare(new: Callable[[], None], old: Callable[[], None]) -> None:

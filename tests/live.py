@@ -62,8 +62,15 @@ async def running(mosquitto, tmp_path: Path, uri: str = "demo:", **settings: str
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "edge_agent", "run", "--camera", uri, env={**os.environ, **variables}, stderr=asyncio.subprocess.PIPE
     )
-    try:
+    async with killed_at_last(process):
         yield process
+
+
+@contextlib.asynccontextmanager
+async def killed_at_last(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """At the end the process is gone, whatever the test found."""
+    try:
+        yield
     finally:
         if process.returncode is None:
             process.kill()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from live import listening
+from live import killed_at_last, listening
 from rig import MOSQUITTO, ROOT, Mosquitto, missing
 
 from compose.simulate import coordinating
@@ -55,12 +55,8 @@ async def command(mosquitto: Mosquitto, folder: Path, *arguments: object) -> Asy
         sys.executable, "-m", "trainer", "rollout", *words, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     signal.signal(signal.SIGINT, before)
-    try:
+    async with killed_at_last(process):
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def run(mosquitto: Mosquitto, folder: Path, *arguments: object) -> tuple[int, str]:
