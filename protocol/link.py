@@ -9,7 +9,6 @@ import contextlib
 import logging
 import math
 import random
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 import aiomqtt
 
 from protocol.broker import Broker
+from protocol.client import Client
 from protocol.errors import LinkError, Rejected
 from protocol.messages import Message, PlainMessage, Status
 from protocol.tasks import end
@@ -30,7 +30,6 @@ Filter = tuple[str, int]
 """What to subscribe to: a topic, which may have wildcards, and a QoS."""
 
 SEND_TIMEOUT_S = 10
-CONNECTING_LOOK_S = 0.01
 UNANSWERED = 5
 """After so many messages in a row without an acknowledgement the connection is given up: its client sends nothing after twenty such."""
 UNSUBSCRIBE_TIMEOUT_S = 1
@@ -101,47 +100,6 @@ class _Receiver:
         self.queue.put_nowait(received)
 
 
-class _Client(aiomqtt.Client):
-    """One that leaves no socket behind. There is no public way to do this."""
-
-    _is_connecting = _is_let_go = False
-
-    def _client_connect(self) -> None:
-        """Runs in a thread, which goes on when the task that waits for it is cancelled."""
-        self._is_connecting = True
-        try:
-            if not self._is_let_go:
-                super()._client_connect()
-        finally:
-            self._is_connecting = False
-
-    def hang_up(self) -> None:
-        """Closes the socket without a goodbye, for after one the broker would not say our last will.
-
-        aiomqtt leaves the socket of a client that never got its answer open; a frozen broker that thaws would then
-        accept the stale connection, and end the present one for it.
-        """
-        own = self._client.socket()
-        if isinstance(own, socket.socket):
-            with contextlib.suppress(OSError):  # the broker was first
-                socket.socket.shutdown(own, socket.SHUT_RDWR)  # also below TLS, whose own would have paho read what is encrypted
-        self._client.disconnect()  # this goodbye goes nowhere, and paho closes the socket for it
-
-    async def let_go(self) -> None:
-        """Hangs up for good: a thread that still connects is waited for, or its socket would outlive the loop that serves it."""
-        self._is_let_go = True
-        self._client.disable_logger()  # what it meets from here on is no news
-        while self._is_connecting:
-            await asyncio.sleep(CONNECTING_LOOK_S)
-        await asyncio.sleep(0)  # what the thread asked of the loop comes first
-        # Nor is what ends it: asyncio would complain that nobody asked.
-        if not self._disconnected.done():
-            self._disconnected.set_result(None)
-        elif not self._disconnected.cancelled():
-            self._disconnected.exception()
-        self.hang_up()
-
-
 class Link:
     """A connection that is always being kept: `async with Link(...) as link`, `await link.send(...)`, `link.receive(...)`."""
 
@@ -151,7 +109,7 @@ class Link:
         self._identifier = identifier
         self._presence = presence
         self._receivers: list[_Receiver] = []
-        self._client: _Client | None = None
+        self._client: Client | None = None
         self._online = asyncio.Event()
         self._online_s = math.inf
         self._lost: asyncio.Future[None] = asyncio.Future()
@@ -274,7 +232,7 @@ class Link:
             await asyncio.sleep(backoff_s(attempt, random.random()))
             attempt += 1
 
-    async def _serve(self, client: _Client) -> None:
+    async def _serve(self, client: Client) -> None:
         """One connection's life: read, introduce itself, stay; raises MqttError or LinkError at its end."""
         self._client, self._lost, self._unanswered = client, asyncio.Future(), 0
         # Reading starts before subscribing, or a flood of retained messages could delay the acknowledgement.
@@ -364,13 +322,13 @@ class Link:
             with contextlib.suppress(aiomqtt.MqttError):
                 await self._client.unsubscribe(gone, timeout=UNSUBSCRIBE_TIMEOUT_S)
 
-    def _new_client(self) -> _Client:
+    def _new_client(self) -> Client:
         will = None
         if self._presence:
             offline = self._presence.status(value="offline")
             topic = offline.topic
             will = aiomqtt.Will(topic.build(self._presence.address), offline.encode(), qos=topic.qos, retain=topic.retained)
-        return _Client(
+        return Client(
             self._broker.host,
             self._broker.port,
             username=self._broker.username,

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+import aiomqtt
+
 from protocol.broker import Broker
 from protocol.link import Presence
 from protocol.messages import Health, Message
@@ -29,3 +31,15 @@ async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.02)
+
+
+async def retained(mosquitto, kind: type[Message]) -> Message | None:
+    """What a client that comes now is told."""
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+        await client.subscribe(kind.topic.build(CAMERA), qos=1)
+        try:
+            async with asyncio.timeout(1):
+                async for raw in client.messages:
+                    return kind.decode(raw.payload)
+        except TimeoutError:
+            return None

@@ -1,0 +1,50 @@
+"""aiomqtt's client, made to leave no socket and no thread behind. There is no public way to do this."""
+
+import asyncio
+import contextlib
+import socket
+
+import aiomqtt
+
+CONNECTING_LOOK_S = 0.01
+
+
+class Client(aiomqtt.Client):
+    """One MQTT connection, used once."""
+
+    _is_connecting = _is_let_go = False
+
+    def _client_connect(self) -> None:
+        """Runs in a thread, which goes on when the task that waits for it is cancelled."""
+        self._is_connecting = True
+        try:
+            if not self._is_let_go:
+                super()._client_connect()
+        finally:
+            self._is_connecting = False
+
+    def hang_up(self) -> None:
+        """Closes the socket without a goodbye, for after one the broker would not say our last will.
+
+        aiomqtt leaves the socket of a client that never got its answer open; a frozen broker that thaws would then
+        accept the stale connection, and end the present one for it.
+        """
+        own = self._client.socket()
+        if isinstance(own, socket.socket):
+            with contextlib.suppress(OSError):  # the broker was first
+                socket.socket.shutdown(own, socket.SHUT_RDWR)  # also below TLS, whose own would have paho read what is encrypted
+        self._client.disconnect()  # this goodbye goes nowhere, and paho closes the socket for it
+
+    async def let_go(self) -> None:
+        """Hangs up for good: a thread that still connects is waited for, or its socket would outlive the loop that serves it."""
+        self._is_let_go = True
+        self._client.disable_logger()  # what it meets from here on is no news
+        while self._is_connecting:
+            await asyncio.sleep(CONNECTING_LOOK_S)
+        await asyncio.sleep(0)  # what the thread asked of the loop comes first
+        # Nor is what ends it: asyncio would complain that nobody asked.
+        if not self._disconnected.done():
+            self._disconnected.set_result(None)
+        elif not self._disconnected.cancelled():
+            self._disconnected.exception()
+        self.hang_up()

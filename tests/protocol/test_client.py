@@ -1,0 +1,62 @@
+"""A connection that is left leaves no socket, no thread and no complaint behind: against a real mosquitto."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+from greetings import broker, eventually, presence, retained
+
+from protocol.link import Link
+from protocol.messages import Status
+
+
+async def test_a_frozen_broker_is_noticed_and_one_connection_is_left_when_it_thaws(mosquitto) -> None:
+    sessions: list[int] = []
+    async with Link(broker(mosquitto), "camera", presence(sessions)) as link:
+        await link.wait_online()
+        open_before = len(os.listdir("/proc/self/fd"))
+        mosquitto.freeze()
+        await eventually(lambda: not link.is_online)
+        await asyncio.sleep(12)  # at least one attempt connects and gets no answer
+        assert len(os.listdir("/proc/self/fd")) <= open_before + 2
+        mosquitto.thaw()
+        await eventually(lambda: link.is_online)
+        await asyncio.sleep(2)
+        assert link.is_online
+        assert await retained(mosquitto, Status) == Status(value="online")
+        assert sessions[-1] <= 4
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_who_leaves_while_it_connects_leaves_nothing_behind(mosquitto, moment: str) -> None:
+    """Its thread is still about to open the socket, or has just done so."""
+    script = f"""
+import asyncio, socket, time
+from protocol.broker import Broker
+from protocol.link import Link
+connect = socket.create_connection
+def slow(*where, **how):
+    time.sleep(0.2 * ({moment!r} == "before"))
+    made = connect(*where, **how)
+    time.sleep(0.2 * ({moment!r} == "after"))
+    return made
+socket.create_connection = slow
+async def main():
+    async with Link(Broker("127.0.0.1", {mosquitto.port}), "camera"):
+        await asyncio.sleep(0.05)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_who_leaves_before_the_broker_answers_leaves_nothing_behind(mosquitto, caplog) -> None:
+    mosquitto.freeze()
+    async with Link(broker(mosquitto), "camera"):
+        await asyncio.sleep(0.2)
+    await asyncio.sleep(0.1)
+    mosquitto.thaw()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
