@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import aiomqtt
-from field import free_port, write_film
+from field import write_film
+from mosquitto import PERSISTENT, command, free_port
 
 from protocol.messages import Alert, IncidentEnded
 
@@ -155,16 +156,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 async def run(how: Blows, folder: Path) -> dict[str, int | float]:
     film, port = folder / "film.mp4", free_port()
     write_film(film)
-    lines = [
-        f"listener {port} 127.0.0.1",
-        "allow_anonymous true",
-        "max_queued_messages 100000",
-        "persistence true",
-        f"persistence_location {folder}/",
-    ]
-    lines += ["autosave_interval 1", "autosave_on_changes true", f"user {os.environ.get('USER', 'root')}"]
-    (folder / "mosquitto.conf").write_text("\n".join([*lines, ""]))
-    broker = Process(["/usr/sbin/mosquitto", "-c", str(folder / "mosquitto.conf")])
+    broker = Process(command(folder, port, *PERSISTENT, "autosave_on_changes true"))
     settings = {
         "BROKER__URL": f"mqtt://127.0.0.1:{port}",
         "BROKER__KEEPALIVE_S": "5",

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Self
 
 import aiomqtt
 import cv2
+from mosquitto import command, free_port
 
 from edge_agent.demo_scene import BARE_S, DemoScene
 from protocol.messages import MESSAGES, Message
 
-MOSQUITTO = "/usr/sbin/mosquitto"
 FPS, SIDE_FRAMES = 30, 8
 
 
@@ -32,20 +31,12 @@ def write_film(path: Path, side_frames: int = SIDE_FRAMES, size: tuple[int, int]
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return int(own.getsockname()[1])
-
-
 @contextlib.asynccontextmanager
 async def broker_in(folder: Path) -> AsyncIterator[int]:
     """A mosquitto; gives its port."""
     port = free_port()
-    config = folder / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\nuser {os.environ.get('USER', 'root')}\n")
     null = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(MOSQUITTO, "-c", str(config), stdout=null, stderr=null)
+    process = await asyncio.create_subprocess_exec(*command(folder, port), stdout=null, stderr=null)
     await asyncio.sleep(0.5)
     try:
         yield port

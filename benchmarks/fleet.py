@@ -10,12 +10,10 @@ report was not true.
 import argparse
 import asyncio
 import contextlib
-import getpass
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from mosquitto import PERSISTENT, command, free_port
 
 from compose.simulate import Simulation, living, simulate
 from compose.simulated import Faults, cameras
@@ -63,14 +62,9 @@ class Process:
 
 @contextlib.contextmanager
 def mosquitto(folder: Path) -> Iterator[tuple[Process, int]]:
-    """A mosquitto of our own that keeps what it acknowledged for at most a second in memory."""
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        port = own.getsockname()[1]
-    lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "max_queued_messages 100000", f"user {getpass.getuser()}"]
-    lines += ["persistence true", f"persistence_location {folder}/", "autosave_interval 1"]
-    (folder / "mosquitto.conf").write_text("\n".join([*lines, ""]))
-    broker = Process("/usr/sbin/mosquitto", "-c", folder / "mosquitto.conf")
+    """A mosquitto of our own, and its port."""
+    port = free_port()
+    broker = Process(*command(folder, port, *PERSISTENT))
     time.sleep(0.5)
     yield broker, port
     broker.end(signal.SIGTERM)
