@@ -9,7 +9,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from protocol.errors import Reason, Rejected
-from trainer.detector_net import SIZES, STRIDES, DetectorNet
+from trainer.detector_net import SIZES, STRIDES, DetectorNet, export_whole
+from trainer.detector_trim import trim
 
 
 def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
@@ -17,21 +18,30 @@ def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
 
     The export folded each BatchNorm into its convolution. Here it gets statistics back from one batch (BGR, 0 to 1), and the scale and
     shift that undo them. A network that is as large, or larger, answers on that batch as the exported one: nothing listens yet to the channels
-    that are new, and blocks that are new pass on what they get (after Chen et al., Net2Net, arXiv 1511.05641). What a smaller one has no
-    room for is left behind. Raises Rejected when the exported network is of no known size.
+    that are new, and blocks that are new pass on what they get (after Chen et al., Net2Net, arXiv 1511.05641). Where a smaller one has no
+    room, the channels that matter least are left behind. Raises Rejected when the exported network is of no known size.
     """
-    folded = _convolutions_of(exported)
+    held = _held(exported)
+    _rebuild(held, exported, images_NCHW)
+    trim(held, network, images_NCHW)
+    _rebuild(network, export_whole(held), images_NCHW)
+
+
+def _held(exported: bytes) -> DetectorNet:
+    """A network of the exported one's size."""
+    shapes = [weight.shape for weight, _ in _convolutions_of(exported)]
     for widths in SIZES.values():
-        names = [(name, part.weight.shape) for name, part in _in_pass(DetectorNet(widths))]
-        if [shape for _, shape in names] == [weight.shape for weight, _ in folded]:
-            held = {name: both for (name, _), both in zip(names, folded, strict=True)}
-            break
-    else:
-        raise Rejected(Reason.BAD_INPUT, "the detector to start from is of no size that is known here")
-    parts = _in_pass(network)
-    biases: list[Tensor] = []
-    for name, part in parts:
-        biases.append(_fill(part, *held[name]) if name in held else _pass_on(part))
+        network = DetectorNet(widths)
+        if [part.weight.shape for _, part in _in_pass(network)] == shapes:
+            return network
+    raise Rejected(Reason.BAD_INPUT, "the detector to start from is of no size that is known here")
+
+
+def _rebuild(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
+    """Puts the first channels of an exported network's convolutions into those of the same name, as many as fit."""
+    parts, names = _in_pass(network), [name for name, _ in _in_pass(_held(exported))]
+    folded = dict(zip(names, _convolutions_of(exported), strict=True))
+    biases = [_fill(part, *folded[name]) if name in folded else _pass_on(part) for name, part in parts]
     network.stem[0][0].weight.data *= 255  # type: ignore[index]
     _unfold(network, iter(bias for (_, part), bias in zip(parts, biases, strict=True) if part.bias is None), images_NCHW)
 

@@ -31,16 +31,20 @@ def test_what_is_new_learns(images: torch.Tensor) -> None:
     assert reading.grad[:, 32:].abs().max() > 0, "the head begins to listen to the pyramid's new channels"
 
 
+def test_what_a_smaller_one_has_no_room_for_is_what_matters_least(images: torch.Tensor) -> None:
+    network, again = DetectorNet(SIZES["deep"]).eval(), DetectorNet(SIZES["lean"])
+    unread = [0, 1, 2, 4, 5, 9, 12, 15]  # of the stem's 16 channels, of which the other has 8
+    network.stages[0][0][1][0].weight.data[:, unread] = 0  # type: ignore[index]
+    restore(again, export(network), images)
+    with torch.no_grad():
+        assert torch.allclose(again.eval()(images), network(images), atol=5e-3)
+
+
 @pytest.mark.parametrize(("old", "new"), [("large", "small"), ("deep", "medium"), ("deep", "lean")])
-def test_of_another_one_what_fits_is_taken(old: str, new: str, images: torch.Tensor) -> None:
-    exported = export(DetectorNet(SIZES[old]))
-    whole, again = DetectorNet(SIZES[old]), DetectorNet(SIZES[new])
-    restore(whole, exported, images)
-    restore(again, exported, images)
-    held, taken = (network.stages[1][0][1][0].weight for network in (whole, again))  # type: ignore[index]
-    outputs, inputs = (min(pair) for pair in zip(held.shape[:2], taken.shape[:2], strict=True))
-    assert torch.equal(taken[:outputs, :inputs], held[:outputs, :inputs])
-    assert again.train()(images).isfinite().all()
+def test_a_smaller_one_can_be_trained_on(old: str, new: str, images: torch.Tensor) -> None:
+    network = DetectorNet(SIZES[new])
+    restore(network, export(DetectorNet(SIZES[old])), images)
+    assert network.train()(images).isfinite().all()
 
 
 def test_a_network_of_no_known_size_is_no_start(images: torch.Tensor) -> None:
