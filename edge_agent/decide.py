@@ -111,7 +111,8 @@ def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules
             continue
         if track.incident is not None and _count(track, is_bare=False) >= rules.votes_needed:
             incidents.append(_closed(track, track.incident, now_s, Ending.MASK_ON))
-            tracks[index] = replace(track, incident=None, quiet_until_s=now_s + rules.cooldown_s)
+            masked = tuple(vote for vote in track.votes if not vote.is_bare)  # the bare ones were that incident's, and are no part of the next
+            tracks[index] = replace(track, votes=masked, incident=None, quiet_until_s=now_s + rules.cooldown_s)
         elif track.incident is None and _is_confirmed(track, now_s, rules):
             opened = _opened(track, next_seq, now_s, len(readings))
             incidents.append(opened)

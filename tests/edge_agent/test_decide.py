@@ -100,6 +100,13 @@ def test_a_mask_that_goes_on_ends_it_and_one_that_comes_off_is_a_new_one() -> No
     assert incidents[1].worst_p_no_mask == 0.97
 
 
+def test_a_new_incident_does_not_begin_in_the_last_one() -> None:
+    """Whoever looks down for ten minutes before the mask comes off again was not bare for them."""
+    frames = [(reading(BARE),)] * 10 + [(reading(MASKED),)] * 3 + [(reading(UNSURE),)] * 6000 + [(reading(BARE),)] * 10
+    _, incidents = play(frames)
+    assert incidents[2].started_s == (10 + 3 + 6000) * 0.1
+
+
 def test_a_face_that_leaves_ends_it_when_it_was_last_seen() -> None:
     _, incidents = play([(reading(BARE),)] * 10 + [()] * 15)
     assert incidents[-1].ending is Ending.LEFT
@@ -184,11 +191,12 @@ films = st.lists(st.tuples(readings, st.floats(0.01, 0.6)), max_size=60)
 
 @given(films, rules)
 def test_incidents_are_well_formed_whatever_is_seen(film, own_rules: Rules) -> None:
-    """Never two open for one track; each open one ends, once; fewer than K bare readings of a track never alert."""
+    """Never two open for one track, nor two at one time; each open one ends, once; fewer than K bare readings of a track never alert."""
     state, now_s = State(), 0.0
     open_by_track: dict[int, int] = {}
     bare_readings: dict[int, int] = defaultdict(int)
     ended: set[int] = set()
+    over_s: dict[int, float] = {}
     last_seq = 0
     for seen, dt in film:
         now_s += dt
@@ -204,13 +212,14 @@ def test_incidents_are_well_formed_whatever_is_seen(film, own_rules: Rules) -> N
                 assert incident.seq == last_seq + 1
                 assert bare_readings[incident.track] >= own_rules.votes_needed
                 assert incident.bare_votes >= own_rules.votes_needed
-                assert incident.started_s <= incident.confirmed_s == now_s
+                assert over_s.get(incident.track, 0.0) <= incident.started_s <= incident.confirmed_s == now_s
                 open_by_track[incident.track] = last_seq = incident.seq
             else:
                 assert open_by_track.pop(incident.track) == incident.seq
                 assert incident.seq not in ended
                 assert incident.started_s <= incident.ended_s <= now_s
                 ended.add(incident.seq)
+                over_s[incident.track] = incident.ended_s
         assert state.open_incidents == len(open_by_track)
     _, incidents = decide.close_all(state, now_s)
     assert {incident.seq for incident in incidents} == set(open_by_track.values())
