@@ -22,7 +22,7 @@ from edge_agent.load import Eyes, load_eyes, load_pipeline
 from edge_agent.outbox import Outbox
 from edge_agent.pipeline import Seen
 from edge_agent.prometheus import Exporter
-from edge_agent.publish import Publisher, message_of
+from edge_agent.publish import Publisher, Teller
 from edge_agent.scene import Frame, Incident
 from edge_agent.settings import Settings
 from edge_agent.sight import Sight
@@ -75,6 +75,7 @@ class Agent:
         broker = settings.broker.broker()
         self._link = Link(broker, address.name, Presence(address, self._greeting))
         self._publisher = Publisher(self._link, address, self._outbox)
+        self._teller = Teller(self._boot)
         slots = slots_of(settings, eyes)
         self._crashes = Crashes(folder_of(settings))
         eyes, state, folders = recall(settings, eyes, slots, self._crashes)
@@ -145,7 +146,7 @@ class Agent:
     def _publish(self, incidents: tuple[Incident, ...], open_incidents: int, time_s: float) -> None:
         for incident in incidents:
             log.info("%s", incident)
-        self._publisher.tell([message_of(incident, self._boot, self._model, time_s) for incident in incidents], open_incidents)
+        self._publisher.tell([self._teller.message_of(incident, self._model, time_s) for incident in incidents], open_incidents)
 
     async def _telemetry(self) -> None:
         """Says the figures of each interval; what cannot be sent now is worth nothing later."""

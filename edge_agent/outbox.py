@@ -35,7 +35,7 @@ class Limits:
     messages: int = 10_000
     size_bytes: int = 8_000_000
     age_s: float = 30 * 86_400
-    """Since it was stored; when the machine was restarted, since the outbox was opened: no clock knows better."""
+    """Since it was told; when the machine was restarted, since the outbox was opened: no clock knows better."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Row:
     number: int
     """Rises from message to message; -1 for one that waits in memory."""
     message: Alert | IncidentEnded
-    stored_s: float | None
-    """On the monotonic clock; None when the machine was restarted since, for then no clock knows."""
+    told_s: float | None
+    """Since when it waits, on the monotonic clock; None when the machine was restarted since, for then no clock knows."""
     size_bytes: int
 
 
@@ -94,9 +94,12 @@ class Outbox:
         """How many messages wait."""
         return self._on_disk + len(self._in_memory)
 
-    def put(self, message: Alert | IncidentEnded) -> None:
-        """Stores a message; on a sound disk it survives a power cut from here on. The oldest goes when there are too many."""
-        row = Row(-1, message, time.monotonic(), len(message.encode()))
+    def put(self, message: Alert | IncidentEnded, told_s: float | None = None) -> None:
+        """Stores a message that was told a moment ago (now, unless said otherwise); on a sound disk it survives a power cut from here on.
+
+        The oldest goes when there are too many.
+        """
+        row = Row(-1, message, time.monotonic() if told_s is None else told_s, len(message.encode()))
         self._in_memory.append(row)
         self._bytes += row.size_bytes
         self._save()
@@ -111,7 +114,7 @@ class Outbox:
     def _drop_excess(self) -> None:
         """Drops the oldest messages until all limits are kept."""
         while (row := self._first()) is not None:
-            age_s = time.monotonic() - (self._opened_s if row.stored_s is None else row.stored_s)
+            age_s = time.monotonic() - (self._opened_s if row.told_s is None else row.told_s)
             if self.depth <= self._limits.messages and self._bytes <= self._limits.size_bytes and age_s <= self._limits.age_s:
                 return
             self.remove(row)
@@ -128,8 +131,9 @@ class Outbox:
             if found is None:
                 return self._in_memory[0] if self._in_memory else None
             number, kind, payload, kernel_boot, stored_s = found
+            is_of_this_boot = kernel_boot and kernel_boot == self._kernel_boot  # where none is told, nobody knows
             try:
-                return Row(number, KINDS[kind].decode(payload), stored_s if kernel_boot == self._kernel_boot else None, len(payload))
+                return Row(number, KINDS[kind].decode(payload), stored_s if is_of_this_boot else None, len(payload))
             except (Rejected, KeyError) as error:  # another version of the agent wrote it
                 log.warning("outbox %s: a message cannot be read and is dropped: %s", self._path, error)
                 self._forget(number, len(payload))
@@ -202,7 +206,7 @@ class Outbox:
                     self._db.execute("BEGIN")
                     self._db.execute(
                         "INSERT INTO outbox(kind, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)",
-                        (kind, row.message.encode(), self._kernel_boot, row.stored_s),
+                        (kind, row.message.encode(), self._kernel_boot, row.told_s),
                     )
                     self._note_open(row)
                 self._in_memory.popleft()
@@ -214,7 +218,7 @@ class Outbox:
     def _note_open(self, row: Row) -> None:
         """Writes down which incident is open from now on, or is not any more."""
         if isinstance(row.message, Alert):
-            values = (row.message.id, row.message.encode(), self._kernel_boot, row.stored_s)
+            values = (row.message.id, row.message.encode(), self._kernel_boot, row.told_s)
             self._db.execute("INSERT OR REPLACE INTO open_incident(id, payload, kernel_boot, stored_s) VALUES(?, ?, ?, ?)", values)
         else:
             self._db.execute("DELETE FROM open_incident WHERE id = ?", (row.message.id,))

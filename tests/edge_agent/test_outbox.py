@@ -51,7 +51,7 @@ def test_first_in_first_out_across_restarts(tmp_path: Path) -> None:
     told = []
     while (row := box.oldest()) is not None:
         told.append(row.message)
-        assert 0 <= time.monotonic() - row.stored_s < 60
+        assert 0 <= time.monotonic() - row.told_s < 60
         box.remove(row)
     assert told == [alert(1), ended(1), alert(2)]
     assert (box.depth, box.lost) == (0, 0)
@@ -126,7 +126,7 @@ def test_after_a_restart_of_the_machine_nobody_knows_the_delay(tmp_path: Path, m
     box.close()
     monkeypatch.setattr("edge_agent.outbox.KERNEL_BOOT_FILE", tmp_path / "boot_id")
     (tmp_path / "boot_id").write_text("another")
-    assert opened(tmp_path / "outbox.sqlite").oldest().stored_s is None
+    assert opened(tmp_path / "outbox.sqlite").oldest().told_s is None
 
 
 def test_what_was_put_survives_kill_9(tmp_path: Path) -> None:
