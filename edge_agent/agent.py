@@ -89,7 +89,10 @@ class Agent:
         """Sees and speaks until stopped."""
         try:
             async with self._exporter, self._link, asyncio.TaskGroup() as tasks:
-                speaking = [tasks.create_task(job()) for job in (self._publisher.run, self._telemetry, self._health, self._obey, self._updates.run)]
+                speaking = [
+                    tasks.create_task(job())
+                    for job in (self._publisher.run, self._telemetry, self._health, self._obey, self._updates.run, self._undiscover)
+                ]
                 stopping = tasks.create_task(self._stop_camera(stop))
                 try:
                     # Opening a camera can take seconds.
@@ -118,6 +121,8 @@ class Agent:
         try:
             while True:
                 frame = self._camera.take(timeout_s=LOOK_S)
+                if not self._is_detecting:
+                    self._tell(loop, self._pipeline.stop())
                 if frame is not None and self._is_detecting:
                     self._look(frame, loop)
                     del frame  # megabytes, not to be kept while the next one is waited for
@@ -186,6 +191,18 @@ class Agent:
             except LinkError:
                 said = None
 
+    async def _undiscover(self) -> None:
+        """Takes back, once, what Home Assistant was told: not at each connection, for a broker may end one for a topic that it does not allow."""
+        told = self._settings.state_dir / f"{self._settings.address.name}.discovered"
+        if self._settings.home_assistant:
+            with contextlib.suppress(OSError):  # a full disk
+                told.touch()
+        elif told.exists():
+            await self._link.wait_online()
+            with contextlib.suppress(LinkError, OSError):  # then at the next start
+                await self._link.send(self._settings.address, Discovery(document=None))
+                told.unlink()
+
     async def _obey(self) -> None:
         operations = {"report": self._report, "restart_capture": self._restart_capture, "detect": self._detect, "snapshot": self._snapshot}
         async with self._link.receive(self._settings.address, Command, max_waiting=REMEMBERED) as commands:
@@ -216,8 +233,8 @@ class Agent:
         yield self._health_now()
         yield self._publisher.no_mask
         yield self._updates.report()
-        settings = self._settings
-        yield discovery(settings.address, AGENT_VERSION, settings.telemetry_s) if settings.home_assistant else Discovery(document=None)
+        if self._settings.home_assistant:
+            yield discovery(self._settings.address, AGENT_VERSION, self._settings.telemetry_s)
 
     @property
     def _model(self) -> str:

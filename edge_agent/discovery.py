@@ -11,6 +11,8 @@ UPDATE = (
     " 'in_progress': value_json.in_progress, 'update_percentage': value_json.update_percentage} | to_json }}"
 )
 """Home Assistant takes these fields of the report and no others."""
+SEES = "{{ 'online' if value_json.capture == 'ok' and value_json.detecting else 'offline' }}"
+"""Of health: what availability is told."""
 MISSED = 3
 """A sensor has expired after so many telemetry messages that did not come."""
 
@@ -18,7 +20,8 @@ MISSED = 3
 def discovery(address: Address, agent_version: str, telemetry_s: float) -> Discovery:
     """An alert event, a no-mask sensor, and figures of one camera."""
     own_id = f"{address.base}_{address.site}_{address.camera}"
-    telemetry, health = topics.TELEMETRY.build(address), topics.HEALTH.build(address)
+    telemetry, health, status = (topic.build(address) for topic in (topics.TELEMETRY, topics.HEALTH, topics.STATUS))
+    sees: JsonValue = [{"topic": status}, {"topic": health, "value_template": SEES}]  # a camera that is blind must not say that all is safe
 
     def entity(key: str, platform: str, name: str, **more: JsonValue) -> dict[str, JsonValue]:
         return {"platform": platform, "unique_id": f"{own_id}_{key}", "name": name, **more}
@@ -40,11 +43,19 @@ def discovery(address: Address, agent_version: str, telemetry_s: float) -> Disco
                 "suggested_area": address.site,
             },
             "origin": {"name": "maskfleet", "sw_version": agent_version},
-            "availability": [{"topic": topics.STATUS.build(address)}],
+            "availability": [{"topic": status}],
             "qos": 1,
             "components": {
                 "alert": entity("alert", "event", "No-mask alert", state_topic=topics.ALERT.build(address), event_types=["no_mask"]),
-                "no_mask": entity("no_mask", "binary_sensor", "No mask", state_topic=topics.NO_MASK.build(address), device_class="safety"),
+                "no_mask": entity(
+                    "no_mask",
+                    "binary_sensor",
+                    "No mask",
+                    state_topic=topics.NO_MASK.build(address),
+                    device_class="safety",
+                    availability=sees,
+                    availability_mode="all",
+                ),
                 "capture": entity(
                     "capture", "sensor", "Capture", state_topic=health, value_template="{{ value_json.capture }}", entity_category="diagnostic"
                 ),

@@ -57,6 +57,11 @@ class Broker:
         }
         return cls(**{**fields, **{name: value for name, value in beside.items() if value}})
 
+    @property
+    def is_in_clear(self) -> bool:
+        """Whether a password goes over a network for all to read."""
+        return bool(self.password) and not self.is_tls and self.host not in ("localhost", "127.0.0.1", "::1")
+
     def tls_context(self) -> ssl.SSLContext | None:
         """None without TLS; raises Rejected when a certificate file cannot be used."""
         if not self.is_tls:

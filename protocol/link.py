@@ -124,6 +124,8 @@ class Link:
         self._greeter: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        if self._presence and self._broker.is_in_clear:  # said by what runs for long, not by each order
+            log.warning("%s: the password goes over the network in clear; with mqtts:// it does not", self._broker.host)
         self._keeper = asyncio.create_task(self._keep(), name="link")
         return self
 

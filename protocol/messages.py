@@ -202,7 +202,7 @@ class IncidentEnded(Message):
     frames: Count
     """Frames in which the face was read while the incident was open."""
     ended: Literal["mask_on", "left", "stopped", "restarted"]
-    """Why it ended: a mask was put on, the face left the picture, the agent stopped, or it was killed and has started again."""
+    """Why it ended: a mask was put on, the face left the picture, the agent or its detection was stopped, or it was killed and has started again."""
     replayed: bool = False
     delay_s: Seconds | None = 0
 

@@ -50,7 +50,7 @@ async def test_commands_are_carried_out_once_and_answered(mosquitto, tmp_path: P
             assert not answers("c")[0].ok
             assert answers("d") == answers("old") == []
             await ear.until(lambda ear: not ear.of(Health)[-1].detecting)
-            assert ear.of(IncidentEnded)[-1].ended == "left"
+            assert ear.of(IncidentEnded)[-1].ended == "stopped"
             await ask(id="e", op="detect", args={"on": True})
             await ask(id="e", op="detect", args={"on": False}, expires="2100-01-01T00:00:00Z")
             await ear.until(lambda _: len(answers("e")) == 3)
@@ -82,3 +82,11 @@ async def test_home_assistant_is_told_and_untold(mosquitto, tmp_path: Path) -> N
         async with asyncio.timeout(20):  # it goes after the birth, and the health that is heard may be the old one
             while await retained() is not None:
                 await asyncio.sleep(0.1)
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as other:
+        await other.subscribe("homeassistant/#", qos=1)
+        async with listening(mosquitto) as ear, running(mosquitto, tmp_path, MASKFLEET_HOME_ASSISTANT="false"):
+            await ear.until(lambda ear: len({health.boot for health in ear.of(Health)}) == 2)
+            await other.publish("homeassistant/end", b"end")
+            async for message in other.messages:
+                assert message.payload == b"end", "a broker may not allow a word on this topic"
+                break

@@ -10,11 +10,12 @@ import json
 import re
 from typing import Annotated, Literal
 
+import jinja2
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from edge_agent.discovery import discovery
-from protocol.messages import Alert, Discovery, NoMask, Status, utc
+from protocol.messages import Alert, Discovery, Health, NoMask, Status, utc
 from protocol.topics import DISCOVERY, Address
 
 CAMERA = Address("maskfleet", "lobby", "door-1")
@@ -60,6 +61,8 @@ class Entity(Strict):
     name: Text | None = None
     entity_category: Literal["diagnostic"] | None = None
     icon: Text | None = None
+    availability: list[Availability] | None = None
+    availability_mode: Literal["all", "any", "latest"] | None = None
 
 
 class Event(Entity):
@@ -152,8 +155,24 @@ def test_what_the_topics_carry_is_what_the_platforms_expect() -> None:
     sensor = next(one for one in found.components.values() if isinstance(one, BinarySensor))
     assert [NoMask(value="ON").encode().decode(), NoMask(value="OFF").encode().decode()] == [sensor.payload_on, sensor.payload_off]
     (availability,) = found.availability
+    assert sensor.availability is not None
+    assert sensor.availability[0] == availability
     words = [Status(value=word).encode().decode() for word in ("online", "offline")]
     assert words == [availability.payload_available, availability.payload_not_available]
+
+
+@pytest.mark.parametrize(
+    ("capture", "detecting", "word"), [("ok", True, "online"), ("ok", False, "offline"), ("stalled", True, "offline"), ("failed", True, "offline")]
+)
+def test_a_camera_that_is_blind_does_not_say_that_all_is_safe(capture: str, detecting: bool, word: str) -> None:
+    sensor = Document.model_validate(document()).components["no_mask"]
+    assert sensor.availability is not None
+    assert sensor.availability_mode == "all"
+    of_health = sensor.availability[1]
+    health = Health(boot="b", capture=capture, last_frame_age_s=0, detecting=detecting, restarts=0, outbox=0, lost=0)
+    assert of_health.topic == Health.topic.build(CAMERA)
+    assert Health.topic.retained
+    assert jinja2.Template(of_health.value_template or "").render(value_json=json.loads(health.encode())) == word
 
 
 def test_its_removal_is_an_empty_retained_payload() -> None:

@@ -65,3 +65,18 @@ def test_a_certificate_that_is_missing_or_none_is_named(file: str, content: byte
         path.write_bytes(content)
     with pytest.raises(Rejected, match=rf"broker\.{file}.*one\.pem.*cannot be used"):
         Broker(is_tls=True, **{file: path}).tls_context()
+
+
+@pytest.mark.parametrize(
+    ("url", "is_in_clear"),
+    [
+        ("mqtt://door:secret@broker.example", True),
+        ("mqtt://door:secret@10.0.0.1", True),
+        ("mqtts://door:secret@broker.example", False),
+        ("mqtt://door:secret@localhost", False),
+        ("mqtt://door:secret@[::1]", False),
+        ("mqtt://broker.example", False),
+    ],
+)
+def test_a_password_that_all_can_read_is_known(url: str, is_in_clear: bool) -> None:
+    assert Broker.parse(url).is_in_clear == is_in_clear

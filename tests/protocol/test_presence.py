@@ -155,3 +155,10 @@ async def test_who_cannot_say_offline_has_the_broker_say_it(tmp_path: Path, capl
     finally:
         both.stop()
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+async def test_a_password_that_goes_in_clear_is_warned_of(caplog) -> None:
+    async with Link(Broker.parse("mqtt://door:secret@broker.invalid"), "camera", presence()):
+        pass
+    (warning,) = [record.message for record in caplog.records if "in clear" in record.message]
+    assert "secret" not in warning
