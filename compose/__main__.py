@@ -8,13 +8,11 @@ from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from protocol.errors import FleetError, in_one_line
+from trainer.console import fail
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A mask-camera fleet on one machine.")
-err = Console(stderr=True)
 T = TypeVar("T")
 
 
@@ -23,8 +21,7 @@ def main() -> None:
     try:
         app()
     except (FleetError, OSError) as error:
-        err.print(f"[red]error:[/] {escape(in_one_line(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        fail(in_one_line(error))
 
 
 @app.command()

@@ -1,17 +1,15 @@
 """`maskfleet-trainer`: the commands. What a command does is in the module it calls."""
 
 import logging
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from protocol.errors import FleetError, Reason, Rejected, in_one_line
 from trainer import detector_commands, lab, rollout_commands, signing_commands
-from trainer.console import Json, Seed, err, out, show
+from trainer.console import Json, Seed, err, fail, out, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Makes the fleet's models.")
 lab.add_to(app)
@@ -26,12 +24,9 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        extra = escape("'.[trainer]'")
-        err.print(f"[red]error:[/] the trainer needs {error.name}: pip install {extra} in the repository", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        fail(f"the trainer needs {error.name}: pip install '.[trainer]' in the repository")
     except (FleetError, OSError) as error:
-        err.print(f"[red]error:[/] {escape(in_one_line(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        fail(in_one_line(error))
 
 
 @app.command()

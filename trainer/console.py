@@ -1,23 +1,32 @@
 """What the commands print: one JSON document, or tables for a person; progress and warnings go to stderr."""
 
 import json
+import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from trainer.train import Epoch  # torch takes seconds to import, and `--help` needs none of it
 
-out, err = Console(), Console(stderr=True)
+# What others named, files and cameras, is no markup: `[v1]` stays as it is.
+out, err = Console(markup=False), Console(stderr=True, markup=False)
 if not out.is_terminal:
-    out = Console(width=180)  # a table in a file or a pipe is not squeezed
+    out = Console(markup=False, width=180)  # a table in a file or a pipe is not squeezed
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Seed = Annotated[int, typer.Option(min=0)]
+
+
+def fail(text: str) -> NoReturn:
+    """Says in one line what is wrong, and ends the program."""
+    err.print(Text.assemble(("error:", "red"), f" {text}"), highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def show(document: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -37,7 +46,7 @@ def show(document: dict[str, Any], rows: list[dict[str, Any]], as_json: bool) ->
 
 def follow(name: str, total: int, epochs: Iterator["Epoch"]) -> None:
     """Runs a training to its end, with a bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err) as progress:
         task = progress.add_task(name, total=total)
         for epoch in epochs:

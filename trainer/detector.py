@@ -124,8 +124,8 @@ def _check_run(run: Path, recipe: DetectorRecipe, pictures: dict[str, int]) -> N
     run.mkdir(parents=True, exist_ok=True)
     wanted = {"pictures": pictures, "threads": torch.get_num_threads()}
     if held := check_recipe(run, recipe):
-        if {name: held.get(name) for name in wanted} != wanted:
-            raise _other(run)
+        if held.get("pictures") != pictures:
+            raise Rejected(Reason.BAD_INPUT, f"{run}: was begun with other pictures; name another run, or give the same to go on")
         return
     created = datetime.now(UTC).isoformat(timespec="seconds")
     write_whole(run / CONFIG_FILE, json.dumps({"kind": "detector", "recipe": asdict(recipe), **wanted, "created": created}, indent=1).encode())

@@ -18,7 +18,7 @@ from trainer.detector import Trained, load_run
 from trainer.detector_card import card
 from trainer.detector_net import HEADS, OUTPUTS, DetectorNet, export_whole
 from trainer.detector_run import RESULTS_FILE
-from trainer.folder import write_whole
+from trainer.folder import make_release_folder, write_whole
 from trainer.half import halve
 
 MEASURED_PX = (640, 384)
@@ -38,7 +38,8 @@ GOLDEN_OUTPUTS = (*OUTPUTS[:6], "bbox_32", "kps_32")
 def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifest:
     """Writes a run as a release folder and returns its manifest; the same run gives the same bytes.
 
-    Raises Rejected when the run is not finished, its model is too large or a name too long, DeviceError when OpenCV does not give torch's answers.
+    Raises Rejected when the run is not finished, the folder holds a signed release, the model is too large or a name too long; DeviceError
+    when OpenCV does not give torch's answers.
     """
     release.check_names(name, version)
     trained = load_run(run)
@@ -52,7 +53,7 @@ def export_detector(run: Path, name: str, version: str, folder: Path) -> Manifes
         raise Rejected(Reason.TOO_LARGE, f"detector of size {trained.size!r}: {len(model)} bytes, at most {MAX_BYTES}; train a smaller size")
     check_parity(trained.network, whole, PARITY)
     check_parity(trained.network, model, ROUNDED)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_release_folder(folder)
     # The manifest goes last: a folder without one is no release.
     write_whole(folder / release.MODEL_FILE, model)
     manifest = _manifest(trained, model, golden(model), results, name, version)

@@ -49,7 +49,7 @@ def run_detector(data: Path, teacher: Path, run: Path, recipe: DetectorRecipe, c
     check_recipe(run, recipe)
     with console.status("labelling pictures"):
         library = build_library(data, watched, run / LABELS_FILE, Teacher(start / release.MODEL_FILE) if start else None, holds_out=recipe.holds_out)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(run.name, total=recipe.steps)
         for progress in fit_detector(library, recipe, run, DenseTeacher(teacher), exported):

@@ -22,7 +22,7 @@ from protocol.errors import DeviceError
 from protocol.release import Golden, Manifest
 from trainer import measure, runtimes
 from trainer.card import card, licence
-from trainer.folder import write_whole
+from trainer.folder import make_release_folder, write_whole
 from trainer.half import halve
 from trainer.models import HALF_RANGE, LABELS, MaskNet
 from trainer.results import Results
@@ -108,8 +108,8 @@ def describe(config: Config, network: MaskNet, results: Results, version: str, m
 
 
 def write(manifest: Manifest, model: bytes, folder: Path) -> None:
-    """Writes a release folder; the manifest goes last, for a folder without one is no release."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes a release folder; the manifest goes last, for a folder without one is no release. Raises Rejected over a signed one."""
+    make_release_folder(folder)
     for name, data in ((release.MODEL_FILE, model), (release.CARD_FILE, card(manifest).encode()), (release.MANIFEST_FILE, manifest.encode())):
         write_whole(folder / name, data)
 

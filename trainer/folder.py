@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from protocol.errors import Reason, Rejected
-from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest
+from protocol.release import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Manifest
 
 
 def read_release(folder: Path, kind: Literal["classifier", "detector"] | None = None) -> tuple[Manifest, Path]:
@@ -20,6 +20,13 @@ def read_release(folder: Path, kind: Literal["classifier", "detector"] | None = 
         raise Rejected(Reason.WRONG_KIND, f"{folder}: a {manifest.kind}, not a {kind}")
     manifest.check_model((folder / MODEL_FILE).read_bytes())
     return manifest, folder / MODEL_FILE
+
+
+def make_release_folder(folder: Path) -> None:
+    """Makes the folder of a new release; raises Rejected when it holds one that is signed, for that is never replaced."""
+    if (folder / SIGNATURE_FILE).exists():
+        raise Rejected(Reason.BAD_INPUT, f"{folder}: holds a signed release; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_whole(path: Path, data: bytes) -> None:

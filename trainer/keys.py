@@ -56,9 +56,14 @@ def read_public(texts_or_files: list[str]) -> TrustedKeys:
 
 
 def vouch(public: Path, signer: Ed25519PrivateKey, expires: datetime | None) -> Path:
-    """Writes beside a public key the statement that a key which cameras trust vouches for it; returns the file."""
+    """Writes beside a public key the statement that a key which cameras trust vouches for it; returns the file.
+
+    Raises Rejected when there is one already: cameras may trust that signer alone.
+    """
     text = text_of(next(iter(read_public([str(public)]).values())))
     path = public.with_suffix(STATEMENT_SUFFIX)
+    if path.exists():
+        raise Rejected(Reason.BAD_INPUT, f"{path}: exists already; move it away to make another one")
     path.write_text(Statement.make(text, expires, signer).model_dump_json() + "\n", encoding="ascii")
     return path
 
@@ -79,7 +84,8 @@ def sign(
     chunk_bytes: int,
     statements: tuple[Statement, ...] = (),
 ) -> Manifest:
-    """Completes a release's manifest, signs it, and returns it. Raises Rejected when it is no release, or too large to be retained.
+    """Completes a release's manifest, signs it, and returns it. Raises Rejected when it is no release, too large to be retained, or a
+    statement vouches for another key.
 
     `counter` must be higher than that of every release of this kind that was ever shipped.
     """
@@ -88,6 +94,8 @@ def sign(
     data = manifest.model_copy(update={"counter": counter, "expires": expires, "minimum_agent": minimum_agent, **cut}).encode()
     signed = Manifest.parse(data)
     signature = Signature.make(data, signer, statements)
+    if not {statement.key for statement in statements} <= signature.roots():
+        raise Rejected(Reason.BAD_INPUT, "a key statement does not lead to the key that signs: is it for another one?")
     Desired.of(LONGEST_ROLLOUT, 2**31, data, signature, hold=True)  # it must fit into the message that asks for it
     (folder / SIGNATURE_FILE).unlink(missing_ok=True)
     write_whole(folder / MANIFEST_FILE, data)

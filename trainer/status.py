@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from protocol.errors import LinkError
@@ -84,15 +83,14 @@ async def follow(link: Link, base: str, console: Console) -> None:
 
 def table(document: dict[str, Any], lines: list[str] | None = None) -> Table:
     """The document for a person, with the last lines of the record below."""
-    caption = escape("\n".join(lines or []))
+    caption = "\n".join(lines or [])
     shown = Table(title=f"coordinator {document['coordinator']}", title_justify="left", caption=caption, caption_justify="left", box=None)
     for name in ("rollout", "release", "phase", "wave", *COUNTS, "reason"):
         shown.add_column(name.replace("_", " "), justify="right" if name in COUNTS else "left")
     for one in document["rollouts"]:
         figures = [str(one[name]) for name in COUNTS]
         release, wave = f"{one['name']} {one['version']}", f"{one['wave']}/{one['waves']}"
-        # What others wrote is no markup: a reason with brackets in it would end the view.
-        shown.add_row(*map(escape, (one["rollout"], release, one["phase"], wave, *figures, one["reason"])))
+        shown.add_row(one["rollout"], release, one["phase"], wave, *figures, one["reason"])
     return shown
 
 

@@ -63,6 +63,12 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path):
         train(tmp_path, DetectorRecipe(size="small", steps=5, batch=2))
 
 
+def test_another_machine_goes_on_with_other_threads(tmp_path, monkeypatch):
+    list(islice(fit_detector(drawn_library(), TINY, tmp_path, report_every=1, save_every=2), 3))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert [report.step for report in train(tmp_path, report_every=1)] == [3, 4]
+
+
 def test_a_run_is_not_gone_on_with_by_another_teacher(tmp_path):
     recipe = replace(TINY, teacher="one")
     list(islice(fit_detector(drawn_library(), recipe, tmp_path, report_every=1, save_every=2), 3))

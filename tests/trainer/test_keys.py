@@ -12,6 +12,7 @@ from protocol.errors import Reason, Rejected
 from protocol.release import Manifest
 from protocol.signature import Signature
 from trainer.__main__ import app
+from trainer.folder import make_release_folder
 from trainer.keys import read_private, read_public
 
 
@@ -58,6 +59,33 @@ def test_a_new_key_is_vouched_for_by_the_old_one(tmp_path: Path, release: Path) 
     run("sign", release, "--key", tmp_path / "new.key", "--trust", tmp_path / "new.trust")
     run("verify", release, "--key", tmp_path / "old.pub")
     run("verify", release, "--key", tmp_path / "new.pub")
+
+
+def test_a_signed_release_is_not_replaced(tmp_path: Path, release: Path) -> None:
+    make_release_folder(release)
+    make_release_folder(tmp_path / "another")
+    run("keys", "new", tmp_path / "owner")
+    run("sign", release, "--key", tmp_path / "owner.key")
+    with pytest.raises(Rejected, match="holds a signed release"):
+        make_release_folder(release)
+
+
+def test_a_statement_is_not_overwritten(tmp_path: Path) -> None:
+    """Cameras may trust the first signer alone."""
+    for name in ("old", "other", "new"):
+        run("keys", "new", tmp_path / name)
+    run("keys", "trust", tmp_path / "new.pub", "--key", tmp_path / "old.key")
+    before = (tmp_path / "new.trust").read_bytes()
+    assert "exists already" in str(refusal("keys", "trust", tmp_path / "new.pub", "--key", tmp_path / "other.key"))
+    assert (tmp_path / "new.trust").read_bytes() == before
+
+
+def test_a_statement_for_another_key_is_refused(tmp_path: Path, release: Path) -> None:
+    for name in ("old", "other", "new"):
+        run("keys", "new", tmp_path / name)
+    run("keys", "trust", tmp_path / "new.pub", "--key", tmp_path / "old.key")
+    assert "does not lead" in str(refusal("sign", release, "--key", tmp_path / "other.key", "--trust", tmp_path / "new.trust"))
+    assert not (release / "manifest.sig").exists()
 
 
 def test_more_statements_than_travel_are_refused(tmp_path: Path, release: Path) -> None:

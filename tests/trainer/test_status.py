@@ -19,7 +19,7 @@ from trainer.order import connected
 def test_what_others_wrote_is_shown_as_it_is(text: str) -> None:
     one = {"rollout": "r-1", "name": text, "version": "1", "phase": "paused", "wave": 1, "waves": 4, "reason": text}
     document = {"coordinator": "online", "rollouts": [one | dict.fromkeys(status.COUNTS, 0)]}
-    console = Console(width=400, record=True, quiet=False)
+    console = Console(width=400, record=True, quiet=False, markup=False)
     with console.capture() as shown:
         console.print(status.table(document, [text]))
     assert shown.get().count(text) == 3
