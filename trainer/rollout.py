@@ -100,10 +100,12 @@ def owed(state: Rollout) -> Iterator[Tell]:
 
 
 def reached(state: Rollout) -> tuple[str, ...]:
-    """The cameras that run the release, are at it, or may be for all that is known: a way back is for them."""
-    return tuple(
-        name for name, own in state.cameras.items() if own.fate in (Fate.COMMITTED, Fate.UPDATING) or own.reason in UNHEARD or _is_recalled(own)
-    )
+    """The cameras that have run the release, are at it, or may be for all that is known: a way back is for them."""
+    return tuple(name for name, own in state.cameras.items() if _is_reached(own))
+
+
+def _is_reached(own: Camera) -> bool:
+    return own.has_committed or own.fate in (Fate.COMMITTED, Fate.UPDATING) or own.reason in UNHEARD or _is_recalled(own)
 
 
 def _is_recalled(own: Camera) -> bool:

@@ -172,7 +172,8 @@ def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
     if event.state is UpdateState.COMMITTED:  # whatever was thought of the camera: this is what it runs
         if event.digest != plan.digest:
             return _fail(own, "wrong_digest", f"it committed to {event.digest[:12]}") if own.fate is Fate.UPDATING else own
-        return change(own, fate=Fate.COMMITTED, wave=own.wave or wave, is_told=True, reason="", detail="", is_excused=False)
+        wave = own.wave or wave
+        return change(own, fate=Fate.COMMITTED, wave=wave, has_committed=True, is_told=True, reason="", detail="", is_excused=False)
     if event.attempt != own.attempt:
         return own
     if own.asked == "nothing":  # at work, it has not heard that it was recalled
@@ -180,7 +181,8 @@ def _answer_ours(own: Camera, plan: Plan, wave: int, event: Answered) -> Camera:
     if own.fate in BAD:
         return own
     if event.state in ENDED:
-        return change(own, fate=Fate(event.state.value), reason=event.reason, detail=event.detail)
+        has_committed = own.has_committed or own.fate is Fate.COMMITTED
+        return change(own, fate=Fate(event.state.value), has_committed=has_committed, reason=event.reason, detail=event.detail)
     return change(own, has_begun=True) if own.fate is Fate.UPDATING else own
 
 

@@ -126,6 +126,8 @@ class Camera(_Frozen):
     asked: Asked = "nothing"
     is_only_held: bool = False
     """It was asked to fetch the model, and never to run it."""
+    has_committed: bool = False
+    """It has committed at some time, whatever failed after that. Older journals do not say so of those that are `committed` still."""
     is_told: bool = True
     """Whether the broker has acknowledged what is asked."""
     told_s: float = 0

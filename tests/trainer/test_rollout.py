@@ -307,6 +307,27 @@ def test_a_way_back_is_for_those_that_were_recalled_from_running_it_and_held_aga
     assert reached(fleet.state) == before
 
 
+@pytest.mark.parametrize("is_of_an_older_coordinator", [False, True])
+def test_a_way_back_is_also_for_those_on_which_the_release_failed_after_they_had_committed(is_of_an_older_coordinator: bool) -> None:
+    """They fell back to the model that ships, and want the one of before."""
+    fleet = Driver(3)
+    fleet(Start)
+    for _ in range(4):
+        fleet.wave()
+    failed, *others = fleet.names
+    if is_of_an_older_coordinator:
+        unknown = {name: {"has_committed"} for name in fleet.names}
+        fleet.state = Rollout.model_validate(fleet.state.model_dump(mode="json", exclude={"cameras": unknown}))
+    fleet.answer(failed, U.FAILED, reason="not_a_number")
+    assert (fleet.state.phase, fleet.of(Fate.FAILED)) == (Phase.PAUSED, [failed])
+    fleet.answer(failed, U.IDLE)
+    assert set(reached(fleet.state)) == {failed, *others}
+    fleet(Resume)
+    fleet.answer(failed, U.REJECTED, reason="known_bad")
+    assert set(reached(fleet.state)) == {failed, *others}
+    assert set(reached(Rollout.model_validate_json(fleet.state.model_dump_json()))) == {failed, *others}
+
+
 def test_what_an_older_coordinator_wrote_says_of_nobody_that_it_was_only_held() -> None:
     fleet = Driver(20)
     fleet(Start)
