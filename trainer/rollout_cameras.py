@@ -132,9 +132,14 @@ def _moved(at_s: float, by_s: float) -> float:
 
 def _anew(own: Camera, at_s: float) -> Camera:
     """After a connection: the broker may have lost what it had acknowledged, and answers may have been missed."""
-    is_told = own.is_told and (own.attempt == 0 or own.fate is Fate.COMMITTED)
+    is_told = own.is_told and not _needs_words(own)
     is_known = own.is_online or own.left_s > 0
     return change(own, is_online=False, left_s=at_s if is_known else 0, is_told=is_told, told_s=at_s)
+
+
+def _needs_words(own: Camera) -> bool:
+    """Whether a broker must still have what a camera was asked: until it has answered, and where it refused, for it looks again after a restart."""
+    return own.attempt > 0 and (own.fate in (Fate.WAITING, Fate.UPDATING, Fate.REJECTED) or own.reason in UNHEARD)
 
 
 def _after(own: Camera, state: Rollout, event: Heard | Known | Told | Answered | Unreadable) -> Camera:

@@ -71,11 +71,12 @@ class Mouth:
 
     async def _tell_one(self, key: tuple[str, str], tell: Tell) -> None:
         rollout, camera = key
-        if self._book.entries[rollout].state.cameras[camera].is_told:  # it has committed meanwhile
+        own = self._book.entries[rollout].state.cameras[camera]
+        if own.is_told:  # it has committed meanwhile
+            return
+        if own.fate is not Fate.UPDATING and self._book.asks_since(rollout, camera):
             return
         if tell.asked == "nothing":
-            if self._book.asks_since(rollout, camera):
-                return
             desired = Desired(rollout=rollout, attempt=tell.attempt)
         else:
             desired = self._book.entries[rollout].shipment.desired(rollout, tell.attempt, hold=tell.asked == "hold")
