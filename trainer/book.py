@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -115,18 +115,19 @@ class Book:
         return (asking or list(self.entries) or [""])[-1]
 
     def find(self, short_digest: str) -> Shipment | None:
-        """The release of this digest that cameras may be fetching."""
-        for entry in self.entries.values():
-            if entry.shipment.short_digest == short_digest and entry.state.phase not in CLOSED:
-                return entry.shipment
-        return None
+        """The release of this digest that cameras may be fetching: signed again, the model may come in other chunks."""
+        # The oldest one: until a newer one has asked a camera, and taken its place, it is the one that is fetched.
+        return next((entry.shipment for entry in self._shipping(short_digest)), None)
 
     def ships_to(self, short_digest: str, camera: str) -> bool:
         """Whether a camera, `site/camera`, is in a rollout of this model: a model that was signed again may be in two."""
-        return any(
-            entry.shipment.short_digest == short_digest and entry.state.phase not in CLOSED and camera in entry.state.cameras
-            for entry in self.entries.values()
-        )
+        return any(camera in entry.state.cameras for entry in self._shipping(short_digest))
+
+    def _shipping(self, short_digest: str) -> Iterator[Entry]:
+        """The rollouts of a model that may ask for it."""
+        for entry in self.entries.values():
+            if entry.shipment.short_digest == short_digest and entry.state.phase not in CLOSED and not entry.state.is_superseded:
+                yield entry
 
     def start(self, args: StartArgs) -> str:
         """Begins a rollout and returns its name; raises Rejected when another is under way, or the release may not be shipped."""

@@ -100,6 +100,7 @@ class Publisher:
             return
         address = ReleaseAddress(self._base, release)
         chunks = cut(shipment.model, shipment.manifest.chunk_bytes)
+        self._wishes[release] &= set(range(len(chunks)))  # the model may have been signed again since, in fewer chunks
         for number in sorted(self._wishes[release]):
             try:
                 await (self._send if self._is_proven else self._prove)(address, number, chunks[number])

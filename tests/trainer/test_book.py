@@ -40,10 +40,10 @@ def book(folder: Path, trusted: TrustedKeys = TRUSTED) -> Book:
     return own
 
 
-def release(folder: Path, classifier_release: Path, counter: int = 7) -> str:
+def release(folder: Path, classifier_release: Path, counter: int = 7, chunk_bytes: int = 32 * 1024) -> str:
     """The name of a release on the shelf that is good for a day."""
     copy = shutil.copytree(classifier_release, folder / f"signed-{counter}")
-    keys.sign(copy, KEY, counter, datetime.now(UTC) + timedelta(days=1), "0", 32 * 1024)
+    keys.sign(copy, KEY, counter, datetime.now(UTC) + timedelta(days=1), "0", chunk_bytes)
     return Shelf(folder / "releases", TRUSTED).put(copy).name
 
 
@@ -216,6 +216,25 @@ def test_a_model_is_shipped_to_the_cameras_of_its_rollout_until_that_ends(tmp_pa
     assert not own.ships_to("0" * 32, "hall/door")
     own.do(rollout, Abort(1000.0))
     assert not own.ships_to(model, "hall/door")
+
+
+def test_a_model_that_was_signed_again_is_served_in_the_chunks_that_cameras_were_last_asked_to_fetch(
+    tmp_path: Path, classifier_release: Path
+) -> None:
+    own = book(tmp_path)
+    first = own.start(StartArgs(release=release(tmp_path, classifier_release, 7, 16 * 1024)))
+    own.hear(Heard(1000.0, "hall/a"), Heard(1000.0, "hall/b", is_online=False))
+    commit(own, first, "hall/a")
+    model = own.entries[first].shipment.short_digest
+
+    def served() -> tuple[int, dict[str, bool]]:
+        return own.find(model).manifest.chunk_bytes // 1024, {name: own.ships_to(model, name) for name in ("hall/a", "hall/b")}
+
+    second = own.start(StartArgs(release=release(tmp_path, classifier_release, 8, 48 * 1024), select=("*/b",)))
+    assert served() == (16, {"hall/a": True, "hall/b": True}), "the newer one has asked nobody"
+    own.hear(Heard(5000.0, "hall/b"))
+    assert own.entries[second].state.cameras["hall/b"].asked == "run"
+    assert served() == (48, {"hall/a": False, "hall/b": True})
 
 
 @pytest.mark.parametrize("is_together", [True, False])

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import aiomqtt
@@ -13,7 +14,7 @@ from rig import MOSQUITTO, Mosquitto, missing
 from protocol.broker import Broker
 from protocol.chunks import Parts, Piece
 from protocol.link import Link
-from protocol.release import MANIFEST_FILE, MODEL_FILE, Manifest, digest
+from protocol.release import MANIFEST_FILE, MAX_CHUNK_BYTES, MODEL_FILE, Manifest, digest
 from protocol.rollouts import Want
 from protocol.topics import ReleaseAddress
 from trainer import keys
@@ -95,6 +96,19 @@ async def test_only_what_is_being_shipped_is_served_and_nobody_is_served_for_eve
         await wish(client, shipment, 0, 1, 2, 3)
         await asyncio.sleep(2)
         assert publisher.bytes_sent == SIZE
+
+
+async def test_a_model_that_was_signed_again_in_fewer_chunks_goes_on_being_served(mosquitto, shipment: Shipment) -> None:
+    """It happens between a wish and its answer; who wished asks again."""
+    async with served(mosquitto.port, shipment) as (client, publisher, got):
+        await wish(client, shipment, 0, 3)
+        await until(lambda: publisher._wishes[shipment.short_digest])
+        fewer = shipment.manifest.model_copy(update={"chunk_bytes": MAX_CHUNK_BYTES, "chunks": shipment.manifest.chunks[:3]})
+        publisher._find = lambda _: replace(shipment, manifest=fewer)
+        await until(lambda: got, 10)
+        await wish(client, shipment, 1)
+        await until(lambda: len(got) == 2, 10)
+        assert [(piece.number, len(data)) for piece, data in got] == [(0, MAX_CHUNK_BYTES), (1, MAX_CHUNK_BYTES)]
 
 
 async def test_names_that_are_in_no_rollout_are_neither_served_nor_counted(mosquitto, shipment: Shipment) -> None:
