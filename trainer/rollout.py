@@ -7,7 +7,7 @@ what cannot be read counts as bad. Times are arguments.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
+from fractions import Fraction
 
 from trainer.rollout_cameras import UNHEARD, ask, each, expire, look_again, note, put, recall, recall_running, remind, try_again
 from trainer.rollout_state import (
@@ -172,7 +172,7 @@ def _alarm(state: Rollout) -> str:
     if len(rules.waves) > 1 and any(own.wave == 1 for _, own in failed):
         return f"failure in the first wave ({last})"
     answers = len(failed) + _fates(state)[Fate.COMMITTED]
-    if len(failed) >= rules.max_failures and len(failed) >= rules.max_failure_share * answers:
+    if len(failed) >= rules.max_failures and _is_share(len(failed), rules.max_failure_share, answers):
         return f"{len(failed)} failures in {answers} answers (latest: {last})"
     return ""
 
@@ -205,10 +205,10 @@ def _end_wave(state: Rollout, at_s: float) -> Rollout:
     answered = [own for own in wave if own.fate is not Fate.UPDATING]
     if not wave and state.wave == 1 and not _is_spent(state):
         return state  # nobody is there yet
-    if len(answered) < ceil(rules.quorum * len(wave)) or (wave and not answered) or (is_last and _fates(state)[Fate.UPDATING]):
+    if not _is_share(len(answered), rules.quorum, len(wave)) or (wave and not answered) or (is_last and _fates(state)[Fate.UPDATING]):
         return state
     good = sum(own.fate is Fate.COMMITTED for own in answered)
-    if answered and not good >= rules.threshold * len(answered):
+    if not _is_share(good, rules.threshold, len(answered)):
         return _stop(state, at_s, f"wave {state.wave}: {good} of {len(answered)} answers are good, the threshold is {rules.threshold:g}")
     if _room(state) and _has_just_left(state, [own for own in state.cameras.values() if own.fate is Fate.WAITING], at_s):
         return state
@@ -222,7 +222,7 @@ def _end_soak(state: Rollout, at_s: float) -> Rollout:
         return state
     committed = [own for own in _wave(state) if own.fate is Fate.COMMITTED]
     there = sum(own.is_online for own in committed)
-    if there >= rules.quorum * len(committed):
+    if _is_share(there, rules.quorum, len(committed)):
         return _next_wave(state, at_s)
     if _has_just_left(state, committed, at_s):
         return state
@@ -256,6 +256,11 @@ def _is_spent(state: Rollout) -> bool:
 def _has_just_left(state: Rollout, some: list[Camera], at_s: float) -> bool:
     """Whether one of some cameras may be back soon: a broker, or a coordinator, that restarts takes all away for a moment."""
     return any(not own.is_online and at_s - own.left_s < state.plan.rules.answer_s for own in some)
+
+
+def _is_share(part: int, share: float, whole: int) -> bool:
+    """Whether a part is so large a share of a whole, or larger, by the figure as somebody wrote it: 14 of 25 are 0.56, which no float is."""
+    return part >= Fraction(str(share)) * whole
 
 
 def _fates(state: Rollout) -> Counter[Fate]:
