@@ -235,7 +235,7 @@ class Coordinator:
             self._book.say_all()
             return rollout
         if rollout not in self._book.entries:
-            raise Rejected(Reason.BAD_PAYLOAD, f"no rollout {rollout!r} is open; open are {', '.join(self._book.entries) or 'none'}")
+            raise Rejected(Reason.BAD_PAYLOAD, self._not_open(rollout))
         reason = str(command.args.get("reason") or "asked for")[:200]
         if command.op == "rollback":
             return self._book.roll_back(rollout, str(command.args.get("release", "")), reason)
@@ -249,6 +249,10 @@ class Coordinator:
         if command.op == "resume" and state.phase is Phase.PAUSED:
             raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} stays paused: {state.reason}; resume again to let that pass")
         return rollout
+
+    def _not_open(self, rollout: str) -> str:
+        which = f"no rollout {rollout!r} is open" if rollout else "no rollout is open"
+        return f"{which}; open are {', '.join(self._book.entries)}" if self._book.entries else which
 
 
 def _woke_s() -> float:

@@ -61,3 +61,11 @@ async def test_a_resume_that_does_not_go_on_is_a_refusal_with_the_reason(tmp_pat
     assert not ack.ok
     assert "stays paused: failure in the first wave (hall/door failed: crashed)" in ack.reason
     assert says("resume").ok
+
+
+@pytest.mark.parametrize("op", ["pause", "resume", "abort", "rollback"])
+@pytest.mark.parametrize(("rollout", "words"), [("", "no rollout is open"), ("r9", "no rollout 'r9' is open")])
+async def test_an_order_where_nothing_is_open_is_refused_in_plain_words(tmp_path: Path, op: str, rollout: str, words: str) -> None:
+    coordinator = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path))
+    ack = coordinator._carry_out(RolloutCommand(id="1", op=op, rollout=rollout))
+    assert (ack.ok, ack.reason) == (False, words)
