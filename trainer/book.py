@@ -12,13 +12,32 @@ from protocol.errors import Reason, Rejected, one_line
 from protocol.topics import CAMERAS
 from trainer.journal import Journal
 from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
-from trainer.rollout_state import MAX_CAMERAS, Connected, Event, Heard, Known, Note, Phase, Plan, RollBack, Rollout, Rules, Start, Supersede, Tell
+from trainer.rollout_state import (
+    MAX_CAMERAS,
+    Answered,
+    Connected,
+    Event,
+    Heard,
+    Known,
+    Note,
+    Phase,
+    Plan,
+    RollBack,
+    Rollout,
+    Rules,
+    Start,
+    Supersede,
+    Tell,
+)
 from trainer.shelf import Shelf, Shipment
 
 log = logging.getLogger(__name__)
 
 BACK = Rules(waves=("100%",), threshold=0, quorum=0, soak_s=0, max_failures=1_000_000)
 """A way back goes to all at once, and is not stopped by one that cannot take it."""
+
+SHOWN = 20
+"""So many rollouts are seen in the status at least, the latest ones."""
 
 
 class StartArgs(Rules):
@@ -63,6 +82,8 @@ class Book:
         self.unsaid: set[str] = set()
         """Rollouts whose state is not what was last said."""
         self.online: dict[str, bool] = {}
+        self._foreign: set[str] = set()
+        """Rollouts of a journal that was lost, of which others still tell."""
         self.changed = asyncio.Event()
 
     def load(self) -> None:
@@ -85,8 +106,20 @@ class Book:
                 self.online = dict.fromkeys(self.online, False)
             elif isinstance(event, Heard | Known) and (event.camera in self.online or len(self.online) < MAX_CAMERAS):
                 self.online[event.camera] = event.is_online if isinstance(event, Heard) else self.online.get(event.camera, False)
+            elif isinstance(event, Answered):
+                self.hear_of(event.rollout)
         for name in self.entries:
             self.do(name, *events)
+
+    def hear_of(self, rollout: str) -> None:
+        """Somebody tells of a rollout. The name of one that this journal does not know is not given again: what was answered to it would count."""
+        is_new = rollout not in self.entries and rollout not in self._foreign
+        if is_new and len(self._foreign) < MAX_CAMERAS and not self._journal.knows(rollout):
+            self._foreign.add(rollout)
+
+    def shows(self, rollout: str) -> bool:
+        """Whether the broker should keep the state of a rollout: of those that are open, and of the last ones."""
+        return rollout in self.entries or rollout in self._journal.latest(SHOWN)
 
     def do(self, rollout: str, *events: Event) -> None:
         """Something happened to one rollout."""
@@ -221,7 +254,7 @@ class Book:
 
     def _free_name(self, name: str) -> str:
         number, free = 1, name
-        while self._journal.knows(free):
+        while self._journal.knows(free) or free in self._foreign:
             number += 1
             free = f"{name}-{number}"
         return free

@@ -89,6 +89,10 @@ class Journal:
         """Whether there was ever a rollout of this name."""
         return bool(self._read("SELECT 1 FROM rollout WHERE id = ?", rollout))
 
+    def latest(self, most: int) -> set[str]:
+        """The names of the last rollouts, open or not."""
+        return {name for (name,) in self._read("SELECT id FROM rollout ORDER BY place DESC LIMIT ?", most)}
+
     def save(self, before: Rollout | None, after: Rollout, shipment: str, notes: Iterable[Note], at_s: float, is_open: bool) -> None:
         """Writes down what changed in a rollout, and the notes on it."""
         name = after.plan.rollout

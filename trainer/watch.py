@@ -18,7 +18,7 @@ from protocol.messages import Message, Status
 from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
 from protocol.signature import TrustedKeys
 from protocol.tasks import end_all
-from protocol.topics import Fleet
+from protocol.topics import Fleet, RolloutAddress
 from trainer.book import Book, StartArgs
 from trainer.journal import LEASE_S, Journal
 from trainer.publish import RATE_BYTES_S, Publisher
@@ -44,6 +44,17 @@ class AnyReport(Message):
 
     topic = topics.REPORTED
     max_bytes = 1_000_000
+    payload: bytes
+
+    @classmethod
+    def _parse(cls, payload: bytes) -> Self:
+        return cls(payload=payload)
+
+
+class AnyState(Message):
+    """How a rollout stood, as bytes: one that cannot be read is cleared up, too."""
+
+    topic = topics.ROLLOUT_STATE
     payload: bytes
 
     @classmethod
@@ -109,7 +120,7 @@ class Coordinator:
                 self._journal.close()
 
     async def _work(self, stop: asyncio.Event) -> None:
-        jobs = (self._renew, self._listen, self._obey, self._greet_back, self._decide, self._mouth.run, self._publisher.run)
+        jobs = (self._renew, self._listen, self._obey, self._greet_back, self._clear_up, self._decide, self._mouth.run, self._publisher.run)
         async with self._link:
             tasks = [asyncio.create_task(job()) for job in jobs]
             stopping = asyncio.create_task(stop.wait())
@@ -162,6 +173,26 @@ class Coordinator:
                 with contextlib.suppress(LinkError):  # the next connection asks again
                     await self._link.send(self._fleet, Report())
                 self._book.say_all()
+
+    async def _clear_up(self) -> None:
+        """At its start: states that the broker still has of rollouts of long ago, or of a journal that was lost, are deleted there.
+
+        Only for a moment is it subscribed to them: a broker that does not allow it must not keep the coordinator away.
+        """
+        await self._link.wait_online()
+        async with self._link.receive(self._settings.base, AnyState) as states:
+            with contextlib.suppress(TimeoutError, LinkError):  # the next start goes on
+                async with asyncio.timeout(FOUND_S):
+                    async for address, state, is_retained in states:
+                        if is_retained and state.payload:
+                            await self._clear_state(address)
+        await asyncio.Event().wait()  # a job that ended would end the others
+
+    async def _clear_state(self, address: RolloutAddress) -> None:
+        self._book.hear_of(address.rollout)
+        if not self._book.shows(address.rollout):
+            log.info("rollout %s is of long ago, or not of this journal: its state is deleted from the broker", address.rollout)
+            await self._link.clear(address, AnyState)
 
     async def _listen(self) -> None:
         async with self._link.receive(self._settings.base, Status, AnyReport) as messages:

@@ -1,6 +1,7 @@
 """The coordinator's book: a rollout that has begun is taken up again, and what begins anew is checked anew."""
 
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -167,6 +168,17 @@ def test_a_rollout_that_asks_nobody_leaves_the_way_back_of_the_one_before(tmp_pa
     own.hear(Heard(5000.0, "lobby/door"))
     back = own.roll_back(good, old_release(tmp_path, 10), "")
     assert own.entries[back].state.cameras["lobby/door"].asked == "run"
+
+
+def test_what_a_camera_answered_to_a_coordinator_whose_state_was_lost_is_not_taken_for_an_answer(tmp_path: Path, classifier_release: Path) -> None:
+    """Both shipped the same release. A camera would not even hear that it is asked again: the words would be the same."""
+    own = book(tmp_path)
+    former = Answered(1000.0, "lobby/door", "classifier-7", 1, "", UpdateState.FAILED, "b", 1, reason="no_frames")
+    own.hear(Heard(1000.0, "lobby/door"), former)
+    rollout = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    own.hear(replace(former, seq=2))
+    assert (rollout, own.entries[rollout].state.phase) == ("classifier-7-2", "running")
+    assert own.entries[rollout].state.cameras["lobby/door"].asked == "run"
 
 
 @pytest.mark.parametrize("is_paused", [False, True])

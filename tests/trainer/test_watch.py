@@ -1,9 +1,11 @@
 """The coordinator, the clock of its machine, and its disk."""
 
+import asyncio
 import itertools
 import time
 from pathlib import Path
 
+import aiomqtt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from made_releases import Made
@@ -11,7 +13,8 @@ from made_releases import Made
 from protocol.broker import Broker
 from protocol.rollouts import RolloutAck, RolloutCommand, UpdateState
 from trainer import keys
-from trainer.rollout_state import Answered, ClockSet, Event, Heard, Tick
+from trainer.book import SHOWN
+from trainer.rollout_state import Answered, ClockSet, Event, Heard, Plan, Rollout, Tick
 from trainer.shelf import Shelf
 from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
 
@@ -69,3 +72,31 @@ async def test_an_order_where_nothing_is_open_is_refused_in_plain_words(tmp_path
     coordinator = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path))
     ack = coordinator._carry_out(RolloutCommand(id="1", op=op, rollout=rollout))
     assert (ack.ok, ack.reason) == (False, words)
+
+
+async def test_states_of_rollouts_that_it_does_not_know_or_of_long_ago_are_deleted_at_its_start(tmp_path: Path, mosquitto) -> None:
+    broker, stop = Broker(port=mosquitto.port), asyncio.Event()
+    before = Coordinator(WatchSettings(broker, "maskfleet", tmp_path))
+    assert before._journal.take() == ""
+    past = [f"detector-{number}" for number in range(SHOWN + 2)]
+    for name in past:
+        plan = Plan(rollout=name, kind="detector", name="face", version="1", digest="d" * 64, counter=1)
+        before._journal.save(None, Rollout(plan=plan), "gone", [], 1000.0, is_open=False)
+    before._journal.close()
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+        for name in ("classifier-7", *past):  # the first is of a journal that was lost
+            await client.publish(f"maskfleet/rollout/{name}/state", b"{}", qos=1, retain=True)
+        await client.subscribe("maskfleet/rollout/+/state", qos=1)
+        running = asyncio.create_task(Coordinator(WatchSettings(broker, "maskfleet", tmp_path)).run(stop))
+        deleted = []
+        async with asyncio.timeout(60):
+            async for message in client.messages:
+                deleted += [message.topic.value.split("/")[2]] if not message.payload else []
+                if len(deleted) == 3:
+                    break
+        stop.set()
+        await running
+        assert set(deleted) == {"classifier-7", *past[:2]}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await anext(aiter(client.messages))
