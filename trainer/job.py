@@ -71,8 +71,8 @@ def is_made(job: Job, splits: Splits, data: Path, folder: Path) -> bool:
 def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     """Makes the network in `folder`/NAME, epoch by epoch; afterwards the folder is complete. A finished run stays as it is, without an epoch.
 
-    Raises Rejected as `is_made`, when a teacher or start is missing, or when the start cannot be pruned so far; what was in the folder is
-    still there then.
+    Raises Rejected as `is_made`, when a teacher or start is missing, when the start cannot be pruned so far, or in more steps than there are
+    epochs; what was in the folder is still there then.
     """
     if is_made(job, splits, data, folder):
         return
@@ -81,6 +81,7 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
     config = configuration(job, all_pictures, data, folder)
+    parts = _parts(job.recipe.epochs, job.lineage.steps)
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
     torch.manual_seed(job.recipe.seed)
     network = backbone.fresh(config.architecture)
@@ -92,9 +93,9 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
         if not job.lineage.start:
             yield from fit(network, splits.train, splits.val, job.recipe, objective, labelled)
             return
-        number, recipe = 0, replace(job.recipe, epochs=max(1, job.recipe.epochs // job.lineage.steps))
-        for smaller in cuts:
-            for epoch in fit(smaller, splits.train, splits.val, recipe, objective, labelled):
+        number = 0
+        for smaller, epochs in zip(cuts, parts, strict=True):
+            for epoch in fit(smaller, splits.train, splits.val, replace(job.recipe, epochs=epochs), objective, labelled):
                 number += 1
                 yield replace(epoch, number=number)
             last = smaller
@@ -131,6 +132,13 @@ def _cuts(job: Job, folder: Path) -> Iterator[MaskNet]:
         return iter(())
     _, start = runs.load_student(folder / job.lineage.start)
     return prune_in_steps(start, job.lineage.ratio, job.lineage.steps)
+
+
+def _parts(epochs: int, steps: int) -> list[int]:
+    """The epochs of each step; where they cannot be equal the later ones have more, for what was cut last is mended last."""
+    if epochs < steps:
+        raise Rejected(Reason.BAD_SETTING, f"{steps} steps in {epochs} epochs: each step takes one at least")
+    return [epochs * (step + 1) // steps - epochs * step // steps for step in range(steps)]
 
 
 def _objective(job: Job, teacher: Network | None) -> Callable[..., torch.Tensor] | None:

@@ -74,6 +74,17 @@ def test_a_finished_run_stays_as_it_is_and_has_one_kind_of_settings(folder: Path
     assert files(folder / "door") == before
 
 
+@pytest.mark.parametrize(("epochs", "steps", "of_each"), [(5, 3, [1, 2, 2]), (3, 3, [1, 1, 1]), (4, 1, [4])])
+def test_the_steps_of_a_pruning_have_all_its_epochs(
+    folder: Path, data: Path, pictures: splits.Splits, monkeypatch: pytest.MonkeyPatch, epochs: int, steps: int, of_each: list[int]
+) -> None:
+    asked = []
+    monkeypatch.setattr(job, "fit", lambda *arguments, real=job.fit: asked.append(arguments[3].epochs) or real(*arguments))
+    one = Job("small", "door-small", replace(RECIPE, epochs=epochs), Lineage(start="door", ratio=0.5, steps=steps))
+    assert [epoch.number for epoch in job.run(one, pictures, data, folder)] == list(range(1, epochs + 1))
+    assert asked == of_each
+
+
 @pytest.mark.parametrize(
     ("command", "name"),
     [
@@ -92,6 +103,13 @@ def test_a_command_that_is_given_again_says_that_the_run_is_finished(folder: Pat
     other = CliRunner().invoke(app, [*whole, "--seed", "1"])
     assert isinstance(other.exception, Rejected)
     assert files(folder / name) == before
+
+
+def test_a_pruning_of_more_steps_than_epochs_is_refused(folder: Path, data: Path) -> None:
+    done = CliRunner().invoke(app, ["prune", "door", str(data), "--runs", str(folder), "--ratio", "0.5", "--epochs", "1", "--steps", "4"])
+    assert isinstance(done.exception, Rejected)
+    assert "4 steps in 1 epochs" in str(done.exception)
+    assert not (folder / "door-pruned50" / "config.json").exists()
 
 
 def test_a_student_is_pruned_from_a_start_of_its_own_shape_only(folder: Path, data: Path) -> None:
