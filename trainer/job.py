@@ -111,10 +111,16 @@ def configuration(job: Job, learned: Pictures, data: Path, folder: Path) -> runs
     """All that makes the run of a job that learns from these pictures; raises Rejected as `run`."""
     sources = tuple(source for source in learned.sources if source != job.lineage.held_out)
     config = runs.Config.new(job.name, job.architecture, _architecture(job, folder), job.recipe, data, sources, job.lineage)
-    teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
-    if job.architecture == backbone.NAME or isinstance(teacher, backbone.Backbone):
-        config = replace(config, pictures={**config.pictures, **backbone.KNEW})
-    return config
+    knew = [runs.load(folder / parent)[0].pictures for parent in job.needs]
+    if job.architecture == backbone.NAME:
+        knew.append(backbone.KNEW)
+    return replace(config, pictures=_most([config.pictures, *knew]))
+
+
+def _most(counts: list[dict[str, int]]) -> dict[str, int]:
+    """The largest count of each source: pictures of one source are mostly the same ones."""
+    sources = dict.fromkeys(source for count in counts for source in count)
+    return {source: max(count.get(source, 0) for count in counts) for source in sources}
 
 
 def _architecture(job: Job, folder: Path) -> Architecture:

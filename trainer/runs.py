@@ -54,7 +54,7 @@ class Config:
     recipe: Recipe
     data: str
     pictures: dict[str, int]
-    """Training pictures by source; with a teacher that knew others before, those too."""
+    """By source, the most that it, its teacher or its start learned from, and what they learned from in turn."""
     created: str
     threads: int
     lineage: Lineage = Lineage()

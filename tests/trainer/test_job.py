@@ -1,5 +1,6 @@
 """What is refused, or interrupted, and what then becomes of the run that was there."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from trainer_faces import write_splits
 from typer.testing import CliRunner
 
 from protocol.errors import DeviceError, FleetError, Rejected
-from trainer import backbone, job, splits
+from trainer import backbone, job, runs, splits
 from trainer.__main__ import app
 from trainer.job import Job
 from trainer.runs import Lineage
@@ -110,6 +111,19 @@ def test_a_pruning_of_more_steps_than_epochs_is_refused(folder: Path, data: Path
     assert isinstance(done.exception, Rejected)
     assert "4 steps in 1 epochs" in str(done.exception)
     assert not (folder / "door-pruned50" / "config.json").exists()
+
+
+def test_what_teachers_and_starts_were_trained_on_is_told_of_all_that_come_from_them(folder: Path, data: Path, pictures: splits.Splits) -> None:
+    """To the release: who asks whether a model is free of a data set is told of what its teacher's teacher saw, too."""
+    config = folder / "door" / "config.json"
+    config.write_bytes(json.dumps({**json.loads(config.read_bytes()), "pictures": {"unknown": 3, "imagenet-1k": 1_281_167}}).encode())
+    ways = {"student": Lineage(teacher="door"), "pruned": Lineage(start="student", ratio=0.5), "taught": Lineage(teacher="pruned")}
+    for name, lineage in ways.items():
+        list(job.run(Job(name, "door-small", RECIPE, lineage), pictures, data, folder))
+        assert runs.load_config(folder / name).pictures == {"unknown": 16, "imagenet-1k": 1_281_167}
+        assert list(job.run(Job(name, "door-small", RECIPE, lineage), pictures, data, folder)) == []
+    assert CliRunner().invoke(app, ["export", str(folder / "pruned"), "--out", str(folder / "release")]).exit_code == 0
+    assert "imagenet-1k" in (folder / "release" / "CARD.md").read_text()
 
 
 def test_a_student_is_pruned_from_a_start_of_its_own_shape_only(folder: Path, data: Path) -> None:

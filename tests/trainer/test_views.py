@@ -216,6 +216,6 @@ def test_a_job_learns_from_pictures_without_a_face_but_not_of_what_is_held_out(t
     assert not logits[:, 16:].any(), "the teacher is not asked about them"
     assert load_config(tmp_path / "student").pictures == {"door": 8, "web": 11}
     list(job.run(job.Job("fold", "door-small", recipe, replace(lineage, held_out="web")), parts, data, tmp_path))
-    assert load_config(tmp_path / "fold").pictures == {"door": 8}
+    assert load_config(tmp_path / "fold").pictures == {"door": 8, "web": 8}, "its teacher had no source held out"
     with pytest.raises(Rejected, match="none are given"):
         list(job.run(job.Job("student", "door-small", recipe, lineage), splits.read(data), data, tmp_path))
