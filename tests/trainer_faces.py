@@ -34,3 +34,14 @@ def write_splits(folder: Path, n: int = 24) -> Path:
     for seed, split in enumerate(("train", "val", "test")):
         write_faces(folder / split, n if split == "train" else n // 2, seed)
     return folder
+
+
+def write_sources(folder: Path, n: int = 8) -> Path:
+    """Splits of pictures that are of `door` and `web` by turns, and so many-coloured that none is taken for a copy of another."""
+    files = sorted(path.relative_to(folder) for path in write_splits(folder, n).rglob("*.png"))
+    for number, file in enumerate(files):
+        noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        scene = cv2.resize(noise, (128, 128), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / file), cv2.addWeighted(cv2.imread(str(folder / file)), 0.5, scene, 0.5, 0))
+    (folder / "index.csv").write_text("file,source\n" + "".join(f"{file},{'web' if n % 2 else 'door'}\n" for n, file in enumerate(files)))
+    return folder

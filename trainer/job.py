@@ -68,6 +68,21 @@ def is_made(job: Job, splits: Splits, data: Path, folder: Path) -> bool:
     return True
 
 
+def with_held_out(job: Job, splits: Splits, folder: Path) -> Job:
+    """The job without the source that its teacher or its start was not shown, unless it names one itself or there is no picture of it.
+
+    Raises Rejected when teacher and start were not shown different ones, or are missing.
+    """
+    held_out = {name: runs.load(folder / name)[0].lineage.held_out for name in job.needs}
+    found = set(held_out.values()) & set(splits.sources)
+    if len(found) > 1:
+        said = " and ".join(f"{name} learned nothing from {source}" for name, source in held_out.items())
+        raise Rejected(Reason.BAD_INPUT, f"{job.name}: {said}; one source can be held out")
+    if job.lineage.held_out or not found:
+        return job
+    return replace(job, lineage=replace(job.lineage, held_out=found.pop()))
+
+
 def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     """Makes the network in `folder`/NAME, epoch by epoch; afterwards the folder is complete. A finished run stays as it is, without an epoch.
 

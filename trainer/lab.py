@@ -245,7 +245,9 @@ def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, ru
     pictures = splits.read(data)
     for file in pictures.unreadable:
         err.print(f"left out, not a picture: {file}", highlight=False)
-    one = job.Job(name, architecture, recipe, lineage)
+    one = job.with_held_out(job.Job(name, architecture, recipe, lineage), pictures, runs)
+    if one.lineage.held_out != lineage.held_out:
+        err.print(f"{name}: learns nothing from {one.lineage.held_out}, for what it comes from did not", highlight=False)
     if job.is_made(one, pictures, data, runs):
         out.print(f"{runs / name}: finished before with these settings, left as it is", highlight=False, soft_wrap=True)
         return

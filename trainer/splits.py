@@ -36,6 +36,11 @@ class Splits:
         return {source: sources[source] for source in sorted(set(self.train.sources))}
 
     @property
+    def sources(self) -> frozenset[str]:
+        """All that any picture with a face is from."""
+        return frozenset((*self.train.sources, *self.val.sources, *self.test.sources))
+
+    @property
     def unreadable(self) -> tuple[str, ...]:
         """Files that look like pictures and are not, with the split they are in."""
         return tuple(file for part in (self.train, self.val, self.test) for file in part.unreadable)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trainer_faces import write_splits
+from click.testing import Result
+from trainer_faces import write_sources, write_splits
 from typer.testing import CliRunner
 
 from protocol.errors import DeviceError, FleetError, Rejected
@@ -124,6 +125,33 @@ def test_what_teachers_and_starts_were_trained_on_is_told_of_all_that_come_from_
         assert list(job.run(Job(name, "door-small", RECIPE, lineage), pictures, data, folder)) == []
     assert CliRunner().invoke(app, ["export", str(folder / "pruned"), "--out", str(folder / "release")]).exit_code == 0
     assert "imagenet-1k" in (folder / "release" / "CARD.md").read_text()
+
+
+def test_what_comes_from_a_run_learns_nothing_from_what_was_held_out_of_it(folder: Path) -> None:
+    """`typo` stands for a source that is in other data only."""
+    data = write_sources(folder.parent / "data")
+    for name, held_out in (("without-web", "web"), ("without-door", "door"), ("without-typo", "typo")):
+        config = json.loads((Path(shutil.copytree(folder / "door", folder / name)) / "config.json").read_bytes())
+        config["lineage"]["held_out"] = held_out
+        (folder / name / "config.json").write_bytes(json.dumps(config).encode())
+
+    def command(*words: str) -> Result:
+        return CliRunner().invoke(app, [*words, "--runs", str(folder), "--epochs", "1"])
+
+    for name, done in (
+        ("without-web-pruned50", command("prune", "without-web", str(data), "--ratio", "0.5", "--teacher", "none")),
+        ("told", command("distil", "door-small", str(data), "--teacher", "without-web", "--name", "told")),
+    ):
+        assert done.exit_code == 0, done.output
+        assert f"{name}: learns nothing from web" in done.output
+        assert runs.load_config(folder / name).lineage.held_out == "web"
+        answers = job.load_predictions(folder / name)
+        assert {source for source, split in zip(answers.sources, answers.splits, strict=True) if split == "test"} == {"web"}
+    done = command("prune", "without-web", str(data), "--ratio", "0.5", "--teacher", "without-door")
+    assert isinstance(done.exception, Rejected)
+    assert "one source can be held out" in str(done.exception)
+    assert command("prune", "without-typo", str(data), "--ratio", "0.5").exit_code == 0
+    assert runs.load_config(folder / "without-typo-pruned50").lineage.held_out == ""
 
 
 def test_a_student_is_pruned_from_a_start_of_its_own_shape_only(folder: Path, data: Path) -> None:
