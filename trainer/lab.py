@@ -241,6 +241,7 @@ def report(
 def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, runs: Path) -> None:
     """Makes a run unless it is finished, and says in one line how that ended."""
     from trainer import job, results, splits
+    from trainer.folder import alone
 
     pictures = splits.read(data)
     for file in pictures.unreadable:
@@ -248,10 +249,12 @@ def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, ru
     one = job.with_held_out(job.Job(name, architecture, recipe, lineage), pictures, runs)
     if one.lineage.held_out != lineage.held_out:
         err.print(f"{name}: learns nothing from {one.lineage.held_out}, for what it comes from did not", highlight=False)
-    if job.is_made(one, pictures, data, runs):
-        out.print(f"{runs / name}: finished before with these settings, left as it is", highlight=False, soft_wrap=True)
-        return
-    follow(name, recipe.epochs, job.run(one, pictures, data, runs))
+    (runs / name).mkdir(parents=True, exist_ok=True)
+    with alone(runs / name / ".lock"):  # the same command beside this one waits, and finds the run finished
+        if job.is_made(one, pictures, data, runs):
+            out.print(f"{runs / name}: finished before with these settings, left as it is", highlight=False, soft_wrap=True)
+            return
+        follow(name, recipe.epochs, job.run(one, pictures, data, runs))
     found = results.load(runs / name)
     out.print(f"{runs / name}: threshold {found.threshold}, " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
 

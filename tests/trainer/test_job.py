@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +107,14 @@ def test_a_command_that_is_given_again_says_that_the_run_is_finished(folder: Pat
     other = CliRunner().invoke(app, [*whole, "--seed", "1"])
     assert isinstance(other.exception, Rejected)
     assert files(folder / name) == before
+
+
+def test_of_two_commands_for_one_run_at_once_one_makes_it(data: Path, tmp_path: Path) -> None:
+    train = [sys.executable, "-m", "trainer", "train", str(data), "--architecture", "door-small", "--epochs", "4", "--runs", str(tmp_path)]
+    both = [subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted("finished before" in words for words in said) == [False, True]
 
 
 def test_a_pruning_of_more_steps_than_epochs_is_refused(folder: Path, data: Path) -> None:
