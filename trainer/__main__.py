@@ -135,7 +135,7 @@ def evaluate(
     if len(incorrect_NHWC):
         report[INCORRECT] = {"n": len(incorrect_NHWC), "called_without_mask": float((p_of(incorrect_NHWC) >= manifest.threshold).mean())}
     shown = ("n", "accuracy", "accuracy_low", "accuracy_high", "recall_with_mask", "recall_without_mask", "ece", "auroc")
-    rows = [{"data": name, **{key: row[key] for key in shown}} for name, row in {"all": report, **report["by_source"]}.items()]
+    rows = [{"data": name, **{key: row[key] for key in shown}} for name, row in evaluator.named(report, "all").items()]
     show(report, rows, as_json)
     if INCORRECT in report and not as_json:
         out.print(f"{INCORRECT}: {report[INCORRECT]['n']}, of which {report[INCORRECT]['called_without_mask']:.1%} are called bare", highlight=False)

@@ -61,6 +61,11 @@ def report(p_no_mask_N: NDArray[np.float64], pictures: Pictures, threshold: floa
     return {**asdict(score(p_no_mask_N, pictures.classes_N, threshold)), "by_source": by_source, "unreadable": list(pictures.unreadable)}
 
 
+def named(report: dict[str, Any], whole: str) -> dict[str, dict[str, Any]]:
+    """The scores of a report by name: of `whole`, then of each source; one that has that very name is called `source NAME`."""
+    return {whole: report, **{f"source {name}" if name == whole else name: row for name, row in report["by_source"].items()}}
+
+
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a share (E. B. Wilson, 1927)."""
     share, z2 = successes / n, Z_95**2

@@ -46,7 +46,7 @@ def find(network: Network, val: Pictures, test: Pictures | None) -> Results:
 def scores(p_no_mask_N: np.ndarray, test: Pictures, threshold: float) -> dict[str, Score]:
     """What a manifest says of a test: in all, and of each source."""
     report = evaluate.report(p_no_mask_N, test, threshold)
-    return {name: Score.model_validate(row) for name, row in {"test": report, **report["by_source"]}.items()}
+    return {name: Score.model_validate(row) for name, row in evaluate.named(report, "test").items()}
 
 
 def p_no_mask(logits_N2: Tensor, temperature: float) -> np.ndarray:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,8 @@ from hypothesis import strategies as st
 
 from trainer import calibrate
 from trainer.data import Pictures
-from trainer.evaluate import auroc, calibration_error, report, score, wilson
+from trainer.evaluate import auroc, calibration_error, named, report, score, wilson
+from trainer.results import scores
 
 
 def test_wilson_is_the_textbooks() -> None:
@@ -54,6 +57,14 @@ def test_the_report_tells_sources_apart() -> None:
     found = report(np.array([0.1, 0.9, 0.9, 0.9]), pictures, 0.5)
     assert found["accuracy"] == 0.75
     assert {name: row["accuracy"] for name, row in found["by_source"].items()} == {"x": 1.0, "y": 0.5}
+
+
+def test_a_source_that_is_called_like_the_whole_does_not_take_its_place() -> None:
+    pictures = Pictures(np.zeros((4, 1, 1, 3), np.uint8), np.array([0, 1, 0, 1]), ("a", "b", "c", "d"), ("test", "test", "web", "web"), ())
+    found = scores(np.array([0.1, 0.9, 0.9, 0.9]), pictures, 0.5)
+    assert {name: (row.n, row.accuracy) for name, row in found.items()} == {"test": (4, 0.75), "source test": (2, 1.0), "web": (2, 0.5)}
+    rows = named(report(np.array([0.1, 0.9, 0.9, 0.9]), replace(pictures, sources=("all", "all", "web", "web")), 0.5), "all")
+    assert {name: row["n"] for name, row in rows.items()} == {"all": 4, "source all": 2, "web": 2}
 
 
 def drawn(temperature: float, spread: float, n: int = 4000) -> tuple[torch.Tensor, np.ndarray]:
