@@ -9,10 +9,8 @@ import cv2
 import numpy as np
 
 from trainer import phash
-from trainer.data import SUFFIXES, decode, read_index, resize
+from trainer.data import SPLITS, SUFFIXES, decode, read_index, resize
 from trainer.models import INPUT_PX, LABELS
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

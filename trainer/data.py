@@ -15,6 +15,8 @@ INCORRECT = "mask_weared_incorrect"
 """A third class of some data sets, spelt as there: masks below the nose. Never trained on; reported apart."""
 NO_FACE = -1
 """Stands for a class where a picture shows no face at all, so neither class is right."""
+SPLITS = ("train", "val", "test")
+"""Folders that one data folder is made of, and has one index for."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -147,16 +149,28 @@ def _read_sources(folder: Path) -> dict[str, str]:
 
 
 def read_index(folder: Path) -> dict[str, dict[str, str]]:
-    """File (relative to `folder`) -> its row in the nearest index.csv, of the folder or of its parent; Rejected when that is no table of files."""
-    for root, prefix in ((folder, ""), (folder.resolve().parent, f"{folder.resolve().name}/")):
+    """File (relative to `folder`) -> its row in the nearest index.csv; Rejected when that is no table of files.
+
+    The nearest is that of the folder, else of its parent. Of a folder that is no split, the parent may be any: an index.csv there that is
+    none, or names no file of the folder, is another's.
+    """
+    here = folder.resolve()
+    for root, prefix, is_own in ((folder, "", True), (here.parent, f"{here.name}/", here.name in SPLITS)):
         if (root / "index.csv").is_file():
             try:
-                with (root / "index.csv").open(newline="", encoding="utf-8-sig") as file:  # Excel writes a mark of the byte order
-                    table = csv.DictReader(file, restval="")
-                    if "file" not in (table.fieldnames or ()):
-                        raise ValueError("its first line names no column `file`")
-                    rows = [row for row in table if row["file"].startswith(prefix)]
+                rows = _read_rows(root / "index.csv", prefix)
             except (OSError, ValueError, csv.Error) as error:
+                if not is_own:
+                    return {}
                 raise Rejected(Reason.BAD_INPUT, f"{root / 'index.csv'}: not a table in UTF-8 ({error})") from None
             return {row["file"].removeprefix(prefix): row for row in rows}
     return {}
+
+
+def _read_rows(index: Path, prefix: str) -> list[dict[str, str]]:
+    """The rows of the files below a folder; raises OSError, ValueError or csv.Error when it is no table of files."""
+    with index.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a mark of the byte order
+        table = csv.DictReader(file, restval="")
+        if "file" not in (table.fieldnames or ()):
+            raise ValueError("its first line names no column `file`")
+        return [row for row in table if row["file"].startswith(prefix)]

@@ -49,6 +49,15 @@ def test_an_index_that_names_no_files_is_one_clear_line(tmp_path: Path, text: st
         read_folder(tmp_path / "test")
 
 
+@pytest.mark.parametrize("content", [b"", b"name;price\nshoe;3\n", b"file,source\nshoes/a.png,shop\n", b"file,source\n\xff\xfe,x\n"])
+def test_an_index_above_a_folder_that_is_of_something_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    write_faces(tmp_path / "faces", 1)
+    (tmp_path / "index.csv").write_bytes(content)
+    assert read_folder(tmp_path / "faces").sources == ("unknown", "unknown")
+    (tmp_path / "index.csv").write_text("file,source\nfaces/with_mask/000.png,here\n")
+    assert read_folder(tmp_path / "faces").sources == ("here", "unknown")
+
+
 def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path) -> None:
     folder = write_faces(tmp_path / "faces", 2)
     (folder / "with_mask" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0nothing")
