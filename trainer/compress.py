@@ -16,7 +16,7 @@ from trainer.folder import alone
 from trainer.job import FINE_TUNING_RATE, Job
 from trainer.models import ARCHITECTURES, REFERENCES
 from trainer.runs import Lineage
-from trainer.splits import Splits
+from trainer.splits import Splits, without_source
 from trainer.train import Epoch, Recipe
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,18 @@ def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
     return _chosen(steps, options.only) if options.only else tuple(steps)
 
 
+def possible(steps: tuple[Step, ...], splits: Splits, say: Callable[[str], None]) -> tuple[Step, ...]:
+    """The steps without the folds of sources that cannot be held out, as when all bare faces are of one; `say` is told why, a line for each."""
+    impossible = set()
+    for source in dict.fromkeys(step.job.lineage.held_out for step in steps if step.job.lineage.held_out):
+        try:
+            without_source(splits, source)
+        except Rejected as error:
+            impossible.add(source)
+            say(f"no fold without {source}: {error}")
+    return tuple(step for step in steps if step.job.lineage.held_out not in impossible)
+
+
 def execute(
     steps: tuple[Step, ...], splits: Splits, data: Path, folder: Path, follow: Callable[[str, int, Iterator[Epoch]], None]
 ) -> tuple[str, ...]:
@@ -130,7 +142,7 @@ def _ablation(options: Options, seed: int) -> list[Step]:
 def _door(options: Options, seed: int, epochs: int, held_out: str = "") -> list[Step]:
     """The teacher that knows ImageNet, and its students; the first seed's teacher teaches the students of all seeds."""
     recipe = Recipe(epochs=epochs, seed=seed, bfloat16=options.bfloat16)
-    end, first = f"-without-{held_out}" if held_out else "", options.seeds[0]
+    end, first = Lineage(held_out=held_out).ending, options.seeds[0]
     teacher = f"{TEACHER}{end}-s{first}"
     jobs = [Job(teacher, TEACHER, replace(TEACHER_RECIPE, seed=seed, bfloat16=options.bfloat16), Lineage(held_out=held_out))] if seed == first else []
     lineage = Lineage(teacher=teacher, views=options.views, no_faces=options.no_faces, held_out=held_out)

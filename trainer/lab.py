@@ -219,7 +219,7 @@ def compress(
     if unreadable and not skip_unreadable:
         more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
         raise Rejected(Reason.BAD_INPUT, f"{unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
-    steps = plans.plan(options, pictures.counts)
+    steps = plans.possible(plans.plan(options, pictures.counts), pictures, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     found = study.cuts(frames, yunet) if frames else {}  # what is wrong with them is said before hours of training
     plans.execute(steps, pictures, data, runs, follow)
     document = study.finish(runs, data, pictures, found, measure=measure)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from safetensors import SafetensorError
@@ -42,6 +43,11 @@ class Lineage:
     """Whether pictures without a face were learned from as well."""
     held_out: str = ""
     """The source whose pictures were kept for the test."""
+
+    @property
+    def ending(self) -> str:
+        """What the names of a fold's runs say of its source; whatever a source is called, they are names of folders."""
+        return f"-without-{quote(self.held_out, safe='')}" if self.held_out else ""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Run:
     def key(self) -> str:
         """What it is, whatever its seed and held-out source: runs of one key are averaged."""
         name = self.config.name.removesuffix(f"-s{self.config.recipe.seed}")
-        return name.removesuffix(f"-without-{self.config.lineage.held_out}")
+        return name.removesuffix(self.config.lineage.ending)
 
     @property
     def held_out(self) -> str:
@@ -60,7 +60,7 @@ class Run:
 
     def _parent(self, name: str) -> str:
         """What a run that this one comes from is, whatever its seed and the held-out source that both have."""
-        return re.sub(r"-s\d+$", "", name).removesuffix(f"-without-{self.held_out}")
+        return re.sub(r"-s\d+$", "", name).removesuffix(self.config.lineage.ending)
 
 
 def collect(folder: Path) -> tuple[Run, ...]:

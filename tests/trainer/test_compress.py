@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import pytest
 from trainer_faces import write_splits
 
 from protocol.errors import Rejected
-from trainer import job, runs
-from trainer.compress import Options, Step, execute, plan
+from trainer import job, runs, tables
+from trainer.compress import Options, Step, execute, plan, possible
 from trainer.data import NO_FACE
 from trainer.models import ARCHITECTURES, REFERENCES, MaskNet
 from trainer.runs import Lineage
@@ -77,6 +78,35 @@ def test_processes_for_one_seed_each_make_the_runs_of_the_whole_study() -> None:
 
 def test_one_source_gives_no_folds() -> None:
     assert not [step for step in plan(Options(), {"web": 9}) if step.group == "folds"]
+
+
+def with_sources(splits: Splits, name: Callable[[int, int], str]) -> Splits:
+    """The splits with the source that each picture has by its class and its place."""
+    parts = {part: getattr(splits, part) for part in ("train", "val", "test")}
+    return replace(splits, **{k: replace(p, sources=tuple(name(int(c), n) for n, c in enumerate(p.classes_N))) for k, p in parts.items()})
+
+
+def test_any_name_of_a_source_makes_names_of_folders(tmp_path: Path, data: Path) -> None:
+    sources = ("andrewmvd/face-mask-detection", "..", "my cameras", "a-b", "a/b", "a%2Fb")
+    steps = plan(Options(seeds=(0,)), dict.fromkeys(sources, 9))
+    names = [step.job.name for step in steps]
+    assert len(set(names)) == len(names)
+    assert all(Path(name).name == name for name in names)
+    assert {"lite0-without-a-b-s0", "lite0-without-..-s0"} <= set(names), "what can be, stays"
+    slashed = with_sources(read(data), lambda number, place: "door" if place % 2 else "some/one")
+    one = Step("folds", job.Job("", "door-small", Recipe(epochs=1, batch=4), Lineage(held_out="some/one")))
+    one = replace(one, job=replace(one.job, name=f"door-small{one.job.lineage.ending}-s0"))
+    assert execute((one,), slashed, data, tmp_path, lambda name, total, epochs: list(epochs)) == (one.job.name,)
+    assert [(row["name"], row["held_out"]) for row in tables.folds(tables.collect(tmp_path))] == [("door-small", "some/one")]
+
+
+def test_a_source_with_the_only_bare_faces_is_not_held_out_and_a_line_says_so(data: Path) -> None:
+    splits = with_sources(read(data), lambda number, place: "bare" if number else "web" if place % 2 else "door")
+    said: list[str] = []
+    steps = possible(plan(Options(seeds=(0, 1)), splits.counts), splits, said.append)
+    assert {step.job.lineage.held_out for step in steps} == {"", "web", "door"}
+    assert len(said) == 1
+    assert said[0].startswith("no fold without bare: what is left without source 'bare' holds no picture of without_mask")
 
 
 def test_killed_and_started_again_it_finishes(tmp_path: Path, data: Path) -> None:
