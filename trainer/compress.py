@@ -80,14 +80,20 @@ def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
 
 
 def possible(steps: tuple[Step, ...], splits: Splits, say: Callable[[str], None]) -> tuple[Step, ...]:
-    """The steps without the folds of sources that cannot be held out, as when all bare faces are of one; `say` is told why, a line for each."""
+    """The steps without the folds of sources that cannot be held out, as when all bare faces are of one.
+
+    `say` is told in a line why, and of how many pictures other folds are without, for they look like held-out ones.
+    """
     impossible = set()
     for source in dict.fromkeys(step.job.lineage.held_out for step in steps if step.job.lineage.held_out):
         try:
-            without_source(splits, source)
+            fold = without_source(splits, source)
         except Rejected as error:
             impossible.add(source)
             say(f"no fold without {source}: {error}")
+        else:
+            if fold.too_near:
+                say(f"without {source}: left out, for they look like its pictures: {fold.too_near} of other sources")
     return tuple(step for step in steps if step.job.lineage.held_out not in impossible)
 
 

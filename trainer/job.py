@@ -18,7 +18,7 @@ from trainer.folder import write_whole
 from trainer.models import ARCHITECTURES, Architecture, MaskNet, Network
 from trainer.prune import prune_in_steps, pruned
 from trainer.runs import Lineage
-from trainer.splits import Splits, without_source
+from trainer.splits import Splits, apart, without_source
 from trainer.train import Epoch, Recipe, fit, predict
 
 PREDICTIONS_FILE = "predictions.csv"
@@ -64,7 +64,8 @@ def is_made(job: Job, splits: Splits, data: Path, folder: Path) -> bool:
     here = folder / job.name
     if not is_complete(here):
         return False
-    runs.check_settings(here, configuration(job, learned_from(job, splits), data, folder))
+    pictures = learned_from(job, splits)
+    runs.check_settings(here, configuration(job, pictures, apart(pictures, splits, job.lineage.held_out), data, folder))
     return True
 
 
@@ -93,15 +94,16 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
         return
     here = folder / job.name
     all_pictures = learned_from(job, splits)
+    rows = apart(all_pictures, splits, job.lineage.held_out)
     if job.lineage.held_out:
         splits = without_source(splits, job.lineage.held_out)
-    config = configuration(job, all_pictures, data, folder)
+    config = configuration(job, all_pictures, rows, data, folder)
     parts = _parts(job.recipe.epochs, job.lineage.steps)
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
     torch.manual_seed(job.recipe.seed)
     network = backbone.fresh(config.architecture)
     objective = _objective(job, teacher)
-    labelled = _labelled(job, teacher, all_pictures, folder)
+    labelled = _labelled(job, teacher, all_pictures, rows, folder)
     cuts = _cuts(job, folder)
 
     def learn() -> Iterator[Epoch]:
@@ -122,9 +124,9 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     results.save(results.find(network, splits.val, splits.test if len(splits.test) else None), here)
 
 
-def configuration(job: Job, learned: Pictures, data: Path, folder: Path) -> runs.Config:
-    """All that makes the run of a job that learns from these pictures; raises Rejected as `run`."""
-    sources = tuple(source for source in learned.sources if source != job.lineage.held_out)
+def configuration(job: Job, pictures: Pictures, rows: NDArray[np.int64], data: Path, folder: Path) -> runs.Config:
+    """All that makes the run of a job that learns from these rows of the pictures; raises Rejected as `run`."""
+    sources = tuple(pictures.sources[row] for row in rows)
     config = runs.Config.new(job.name, job.architecture, _architecture(job, folder), job.recipe, data, sources, job.lineage)
     knew = [runs.load(folder / parent)[0].pictures for parent in job.needs]
     if job.architecture == backbone.NAME:
@@ -180,13 +182,12 @@ def learned_from(job: Job, splits: Splits) -> Pictures:
     return join([splits.train, splits.no_faces])
 
 
-def _labelled(job: Job, teacher: Network | None, pictures: Pictures, folder: Path) -> views.Views | None:
-    """The views that the job learns from; made and labelled by the first job that needs them."""
+def _labelled(job: Job, teacher: Network | None, pictures: Pictures, rows: NDArray[np.int64], folder: Path) -> views.Views | None:
+    """The views of all pictures, of which the job learns from some rows; made and labelled by the first job that needs them."""
     if teacher is None or not job.lineage.views:
         return None
     file = views.file_of_views(pictures, job.lineage.views)
     images = views.make(pictures, job.lineage.views, folder / file)
-    rows = np.flatnonzero(np.array([source != job.lineage.held_out for source in pictures.sources]))
     asked = rows[pictures.classes_N[rows] != NO_FACE]
     logits = views.ask(teacher, images, asked, folder / job.lineage.teacher / views.file_of_logits(file, teacher, asked))
     return views.Views(images, rows, pictures.classes_N, logits)

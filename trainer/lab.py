@@ -219,7 +219,7 @@ def compress(
     if unreadable and not skip_unreadable:
         more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
         raise Rejected(Reason.BAD_INPUT, f"{unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
-    steps = plans.possible(plans.plan(options, pictures.counts), pictures, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    steps = plans.possible(plans.plan(options, pictures.counts), pictures, lambda line: err.print(line, highlight=False, soft_wrap=True))
     found = study.cuts(frames, yunet) if frames else {}  # what is wrong with them is said before hours of training
     plans.execute(steps, pictures, data, runs, follow)
     document = study.finish(runs, data, pictures, found, measure=measure)
@@ -248,7 +248,11 @@ def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, ru
         err.print(f"left out, not a picture: {file}", highlight=False)
     one = job.with_held_out(job.Job(name, architecture, recipe, lineage), pictures, runs)
     if one.lineage.held_out != lineage.held_out:
-        err.print(f"{name}: learns nothing from {one.lineage.held_out}, for what it comes from did not", highlight=False)
+        err.print(f"{name}: learns nothing from {one.lineage.held_out}, for what it comes from did not", highlight=False, soft_wrap=True)
+    if held_out := one.lineage.held_out:
+        fold = splits.without_source(pictures, held_out)
+        if fold.too_near:
+            err.print(f"left out, for they look like pictures of {held_out}: {fold.too_near} of other sources", highlight=False, soft_wrap=True)
     (runs / name).mkdir(parents=True, exist_ok=True)
     with alone(runs / name / ".lock"):  # the same command beside this one waits, and finds the run finished
         if job.is_made(one, pictures, data, runs):

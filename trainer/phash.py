@@ -24,6 +24,12 @@ def near_pairs(images_NHWC: NDArray[np.uint8], most_bits: int = SAME_BITS) -> li
     return pairs
 
 
+def is_near(images_NHWC: NDArray[np.uint8], others_MHWC: NDArray[np.uint8], most_bits: int = SAME_BITS) -> NDArray[np.bool_]:
+    """Which pictures [N] are near one of the others, as it is or mirrored."""
+    others = np.concatenate([hashes(others_MHWC), hashes(others_MHWC[:, :, ::-1])])
+    return np.array([(_distance(one, others) <= most_bits).any() for one in hashes(images_NHWC)], bool)
+
+
 def groups(n: int, pairs: list[tuple[int, int, int]]) -> NDArray[np.int64]:
     """A group number [n] for each picture; pictures joined by pairs, also over several steps, have the same."""
     parent = list(range(n))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
 from trainer import phash
-from trainer.data import Pictures, join, read_folder
+from trainer.data import NO_FACE, Pictures, join, read_folder
 from trainer.models import LABELS
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
@@ -27,6 +27,8 @@ class Splits:
     test: Pictures
     no_faces: Pictures | None = None
     """What detectors take for faces, for students to learn to be unsure of."""
+    too_near: int = 0
+    """How many pictures of other sources are left out because they look like one that is held out."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -90,14 +92,32 @@ def _places(pictures: Pictures, seed: int) -> NDArray[np.float64]:
 
 
 def without_source(splits: Splits, source: str) -> Splits:
-    """Learns and chooses without one source; the test is all pictures of that source."""
-    held = [part.select(np.array([s == source for s in part.sources])) for part in (splits.train, splits.val, splits.test)]
-    kept = [part.select(np.array([s != source for s in part.sources])) for part in (splits.train, splits.val)]
-    if not any(len(part) for part in held):
+    """Learns and chooses without one source and what looks like its pictures; the test is all pictures of that source."""
+    held = _of_source(splits, source)
+    if not len(held):
         raise Rejected(Reason.BAD_SETTING, f"source {source!r}: no such source; there are {', '.join(splits.counts)}")
+    kept = [part.select(_is_apart(part, held)) for part in (splits.train, splits.val)]
     for part in kept:
         _need_both_classes(part, f"what is left without source {source!r}")
-    return Splits(kept[0], kept[1], join(held))
+    others = sum(own != source for part in (splits.train, splits.val) for own in part.sources)
+    return Splits(kept[0], kept[1], held, too_near=others - sum(map(len, kept)))
+
+
+def apart(pictures: Pictures, splits: Splits, source: str) -> NDArray[np.int64]:
+    """The numbers of the pictures that may be learned from when one source of the splits is held out; all of them when it is ""."""
+    return np.flatnonzero(_is_apart(pictures, _of_source(splits, source))) if source else np.arange(len(pictures))
+
+
+def _of_source(splits: Splits, source: str) -> Pictures:
+    return join([part.select(np.array([own == source for own in part.sources], bool)) for part in (splits.train, splits.val, splits.test)])
+
+
+def _is_apart(pictures: Pictures, held: Pictures) -> NDArray[np.bool_]:
+    """Data sets are collected from the web, and from each other: a photograph of one is often in another as well."""
+    is_other_N = ~np.isin(pictures.sources, held.sources)
+    is_near_N = phash.is_near(pictures.images_NHWC, held.images_NHWC, GROUP_BITS)
+    is_apart_N: NDArray[np.bool_] = is_other_N & ~(is_near_N & (pictures.classes_N != NO_FACE))
+    return is_apart_N
 
 
 def _need_both_classes(pictures: Pictures, what: str) -> None:

@@ -3,18 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from rig import DATA, missing
-from trainer_faces import draw_face, write_faces, write_splits
+from trainer_faces import draw_face, write_faces, write_sources
 
 from protocol.errors import Rejected
 from trainer import phash, splits
 from trainer.audit import audit
-from trainer.data import read_folder, read_incorrect
+from trainer.data import NO_FACE, read_folder, read_incorrect
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -173,10 +174,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_source_can_be_held_out(tmp_path: Path) -> None:
-    folder = write_splits(tmp_path, n=6)
-    folders = [f"{split}/{label}" for split in splits.SHARES for label in ("with_mask", "without_mask")]
-    rows = [f"{own}/{n:03}.png,{'web' if n % 2 else 'door'}" for own in folders for n in range(6)]
-    (folder / "index.csv").write_text("\n".join(["file,source", *rows]))
+    folder = write_sources(tmp_path, n=6)
     pictures = splits.read(folder)
     assert pictures.counts == {"door": 6, "web": 6}
     fold = splits.without_source(pictures, "web")
@@ -187,6 +185,29 @@ def test_a_source_can_be_held_out(tmp_path: Path) -> None:
     assert any(file.startswith("train/") for file in fold.test.files)
     with pytest.raises(Rejected, match="no such source; there are door, web"):
         splits.without_source(pictures, "shop")
+
+
+def test_a_photograph_that_another_source_has_as_well_is_held_out_with_it(tmp_path: Path) -> None:
+    """As it is, smaller or mirrored, in any split; what shows no face is of no photograph."""
+    folder = write_sources(tmp_path, n=6)
+    alone = splits.without_source(splits.read(folder), "web")
+    copies = {"train/with_mask/001.png": 1, "test/without_mask/002.png": -1, "val/with_mask/001.png": -1}
+    index = (folder / "index.csv").read_text()
+    for number, (file, turned) in enumerate(copies.items()):
+        assert f"{file},web" in index
+        small = cv2.resize(cv2.imread(str(folder / file)), (90, 90), interpolation=cv2.INTER_AREA)[:, ::turned]
+        copy = f"{('train', 'val')[number % 2]}/with_mask/copy{number}.png"
+        cv2.imwrite(str(folder / copy), small)
+        index += f"{copy},door\n"
+    (folder / "index.csv").write_text(index)
+    pictures = splits.read(folder)
+    fold = splits.without_source(pictures, "web")
+    assert (fold.train.files, fold.val.files, fold.test.files) == (alone.train.files, alone.val.files, alone.test.files)
+    assert (alone.too_near, fold.too_near) == (0, 3)
+    rows = splits.apart(pictures.train, pictures, "web")
+    assert pictures.train.select(rows).files == alone.train.files, "views are shown of the same ones"
+    no_face = replace(pictures.train, classes_N=np.full(len(pictures.train), NO_FACE))
+    assert len(splits.apart(no_face, pictures, "web")) == len(rows) + 2
 
 
 def test_train_without_val_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from trainer_faces import write_splits
+from trainer_faces import write_sources, write_splits
 
 from protocol.errors import Rejected
 from trainer import job, runs, tables
@@ -39,10 +39,7 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Splits of two sources, which the index tells apart."""
-    folder = write_splits(tmp_path_factory.mktemp("data"), n=6)
-    files = [path.relative_to(folder) for path in sorted(folder.rglob("*.png"))]
-    (folder / "index.csv").write_text("file,source\n" + "".join(f"{file},{'web' if n % 2 else 'door'}\n" for n, file in enumerate(files)))
-    return folder
+    return write_sources(tmp_path_factory.mktemp("data"), n=6)
 
 
 def test_the_plan_holds_every_run_after_what_it_needs() -> None:
@@ -107,6 +104,17 @@ def test_a_source_with_the_only_bare_faces_is_not_held_out_and_a_line_says_so(da
     assert {step.job.lineage.held_out for step in steps} == {"", "web", "door"}
     assert len(said) == 1
     assert said[0].startswith("no fold without bare: what is left without source 'bare' holds no picture of without_mask")
+
+
+def test_a_line_says_how_many_pictures_a_fold_is_without(data: Path) -> None:
+    splits = read(data)
+    images, (door, web) = splits.train.images_NHWC.copy(), (splits.train.sources.index(source) for source in ("door", "web"))
+    images[door] = images[web]
+    splits = replace(splits, train=replace(splits.train, images_NHWC=images))
+    said: list[str] = []
+    steps = plan(Options(only=("folds",)), splits.counts)
+    assert possible(steps, splits, said.append) == steps
+    assert said == [f"without {source}: left out, for they look like its pictures: 1 of other sources" for source in ("door", "web")]
 
 
 def test_killed_and_started_again_it_finishes(tmp_path: Path, data: Path) -> None:
@@ -198,7 +206,7 @@ def test_other_pictures_without_a_face_are_other_data(tmp_path: Path, data: Path
     here = tmp_path / "door"
     learned = job.learned_from(one.job, replace(pictures, no_faces=noise))
     network = MaskNet(ARCHITECTURES["door-small"])
-    list(runs.record(here, job.configuration(one.job, learned, data, tmp_path), network, iter(())))
+    list(runs.record(here, job.configuration(one.job, learned, np.arange(len(learned)), data, tmp_path), network, iter(())))
     (here / "results.json").write_bytes(b"{}")
     follow = lambda name, total, epochs: list(epochs)  # noqa: E731
     assert execute((one,), replace(pictures, no_faces=noise), data, tmp_path, follow) == ()

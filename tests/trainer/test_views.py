@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainer_faces import write_splits
+from trainer_faces import write_sources, write_splits
 
 from protocol.errors import DeviceError, Rejected
 from trainer import job, splits, views
@@ -142,10 +142,7 @@ def test_a_student_that_agrees_with_teacher_and_classes_costs_nothing() -> None:
 
 
 def test_a_job_learns_from_labelled_views_without_what_is_held_out(tmp_path: Path) -> None:
-    data = write_splits(tmp_path / "data", n=8)
-    files = sorted(str(path.relative_to(data)) for path in data.rglob("*.png"))
-    rows = [f"{file},{'web' if number % 2 else 'door'}" for number, file in enumerate(files)]
-    (data / "index.csv").write_text("\n".join(["file,source", *rows]))
+    data = write_sources(tmp_path / "data", n=8)
     parts, source = splits.read(data), "web"
     recipe = Recipe(epochs=1, batch=8)
     list(job.run(job.Job("teacher", "door-small", recipe, Lineage(held_out=source)), parts, data, tmp_path))
@@ -201,9 +198,7 @@ def test_what_is_no_face_is_taught_to_be_half_and_half(pictures) -> None:
 
 
 def test_a_job_learns_from_pictures_without_a_face_but_not_of_what_is_held_out(tmp_path: Path) -> None:
-    data = write_splits(tmp_path / "data", n=8)
-    files = sorted(str(path.relative_to(data)) for path in data.rglob("*.png"))
-    (data / "index.csv").write_text("\n".join(["file,source", *(f"{file},{'web' if n % 2 else 'door'}" for n, file in enumerate(files))]))
+    data = write_sources(tmp_path / "data", n=8)
     noise = list(np.random.default_rng(0).integers(0, 256, (5, 128, 128, 3)).astype(np.uint8))
     write_pictures(noise[:3], "web", tmp_path / "none" / "web")
     parts = replace(splits.read(data), no_faces=read_no_faces(tmp_path / "none" / "web"))
