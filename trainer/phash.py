@@ -1,11 +1,11 @@
-"""Perceptual hashes: which pictures show the same photograph, though their bytes differ."""
+"""Perceptual hashes: which pictures show the same photograph, though their bytes differ; not when one is cut by more than a little, or turned."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 SAME_BITS = 4
-"""Two hashes that differ in at most this many of 64 bits are one photograph: scaled, compressed, lightened or mirrored."""
+"""Two hashes that differ in at most this many of 64 bits are one photograph: scaled, compressed, lightened, made grey or mirrored."""
 _BITS_OF_BYTE = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""A data folder -> train, val and test, so that no photograph is on two sides."""
+"""A data folder -> train, val and test, so that no photograph is on two sides, as far as perceptual hashes know it again."""
 
 import hashlib
 from collections import Counter

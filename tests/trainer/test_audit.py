@@ -46,8 +46,17 @@ def test_copies_are_found_however_they_were_changed() -> None:
     small = cv2.resize(cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA), (128, 128))
     light = np.clip(image.astype(int) + 20, 0, 255).astype(np.uint8)
     mirrored = np.ascontiguousarray(image[:, ::-1])
-    pairs = phash.near_pairs(np.stack([image, photograph(2), small, light, mirrored, photograph(3)]))
-    assert {(i, j) for i, j, _ in pairs} == {(0, 2), (0, 3), (0, 4), (2, 3), (2, 4), (3, 4)}
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    copies = [image, small, light, mirrored, grey]
+    pairs = phash.near_pairs(np.stack([*copies, photograph(2), photograph(3)]))
+    assert {(i, j) for i, j, _ in pairs} == {(i, j) for j in range(len(copies)) for i in range(j)}
+    assert phash.is_near(np.stack([*copies, photograph(2)]), mirrored[None]).tolist() == [True] * 5 + [False]
+
+
+def test_crops_and_turned_pictures_are_not_taken_for_copies() -> None:
+    """A limit that the documentation tells of."""
+    others = [np.ascontiguousarray(np.rot90(photograph(1))), cv2.resize(photograph(1)[13:115, 13:115], (128, 128))]
+    assert phash.near_pairs(np.stack([photograph(1), *others]), splits.GROUP_BITS) == []
 
 
 def test_groups_are_joined_over_several_steps() -> None:
