@@ -94,7 +94,7 @@ def export(
 
     config, network = run_folders.load_student(run)
     release = exporter.export(replace(config, name=name or config.name), network, results.load(run), version, to)
-    out.print(f"{to}: {release.manifest.name} {version}, {len(release.model):,} bytes, sha256 {release.manifest.digest[:12]}", highlight=False)
+    out.print(f"{to}: {release.manifest.name} {version}, {len(release.model):,} bytes, sha256 {release.manifest.digest[:12]}")
 
 
 @app.command()
@@ -138,9 +138,9 @@ def evaluate(
     rows = [{"data": name, **{key: row[key] for key in shown}} for name, row in evaluator.named(report, "all").items()]
     show(report, rows, as_json)
     if INCORRECT in report and not as_json:
-        out.print(f"{INCORRECT}: {report[INCORRECT]['n']}, of which {report[INCORRECT]['called_without_mask']:.1%} are called bare", highlight=False)
+        out.print(f"{INCORRECT}: {report[INCORRECT]['n']}, of which {report[INCORRECT]['called_without_mask']:.1%} are called bare")
     for file in report["unreadable"]:
-        err.print(f"left out, not a picture: {file}", highlight=False)
+        err.print(f"left out, not a picture: {file}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from trainer import phash
-from trainer.data import SPLITS, SUFFIXES, decode, read_index, resize
+from trainer.data import SPLITS, decode, pictures_in, read_index, resize
 from trainer.models import INPUT_PX, LABELS
 
 
@@ -67,7 +67,7 @@ def audit(data: Path) -> Audit:
     images = []
     for split in [name for name in SPLITS if (data / name).is_dir()] or [""]:
         for label in LABELS:
-            for path in sorted(p for p in (data / split / label).rglob("*") if p.suffix.lower() in SUFFIXES):
+            for path in pictures_in(data / split / label):
                 file = str(path.relative_to(data))
                 image = decode(path)
                 if image is None:

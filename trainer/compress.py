@@ -17,7 +17,7 @@ from trainer.job import FINE_TUNING_RATE, Job
 from trainer.models import ARCHITECTURES, REFERENCES
 from trainer.runs import Lineage
 from trainer.splits import Splits, without_source
-from trainer.train import Epoch, Recipe
+from trainer.train import LARGEST_SEED, Epoch, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +60,15 @@ class Step:
 def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
     """All runs in the order in which they can be made; sources are held out one by one when there are several.
 
-    `counts` are the training pictures of each source. Raises Rejected for an unknown student, a seed below 0, or a pattern that no run matches.
+    `counts` are the training pictures of each source. Raises Rejected for an unknown student, no seed or one that cannot be, or a pattern that no run matches.
     """
     possible = [name for name in ARCHITECTURES if name not in (*REFERENCES, TEACHER)]
     unknown = [name for name in options.students if name not in possible]
     if unknown:
         raise Rejected(Reason.BAD_SETTING, f"student {unknown[0]!r}: choose of {', '.join(possible)}")
-    if any(seed < 0 for seed in options.seeds):
-        raise Rejected(Reason.BAD_SETTING, f"seed {min(options.seeds)}: must not be below 0")
+    bad = [seed for seed in options.seeds if not 0 <= seed <= LARGEST_SEED]
+    if bad or not options.seeds:
+        raise Rejected(Reason.BAD_SETTING, f"seed {bad[0] if bad else 'missing'}: give whole numbers from 0 to {LARGEST_SEED}")
     steps = [step for seed in options.seeds for step in (*_references(options, seed), *_ablation(options, seed))]
     for seed in options.seeds:
         steps += _door(options, seed, options.door_epochs)

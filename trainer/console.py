@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from trainer.train import Epoch  # torch takes seconds to import, and `--help` needs none of it
 
 # What others named, files and cameras, is no markup: `[v1]` stays as it is.
-out, err = Console(markup=False), Console(stderr=True, markup=False)
+out, err = Console(markup=False, highlight=False), Console(stderr=True, markup=False, highlight=False)
 if not out.is_terminal:
-    out = Console(markup=False, width=180)  # a table in a file or a pipe is not squeezed
+    out = Console(markup=False, highlight=False, width=180)  # a table in a file or a pipe is not squeezed
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Seed = Annotated[int, typer.Option(min=0)]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1)]
 
 
 def fail(text: str) -> NoReturn:
     """Says in one line what is wrong, and ends the program."""
-    err.print(Text.assemble(("error:", "red"), f" {text}"), highlight=False, soft_wrap=True)
+    err.print(Text.assemble(("error:", "red"), f" {text}"), soft_wrap=True)
     sys.exit(1)
 
 

@@ -76,7 +76,7 @@ def read_folder(folder: Path) -> Pictures:
         if not (folder / label).is_dir():
             raise Rejected(Reason.BAD_INPUT, f"{folder}: no folder '{label}' (expected {' and '.join(LABELS)})")
         found = False
-        for path in sorted(p for p in (folder / label).rglob("*") if p.suffix.lower() in SUFFIXES):
+        for path in pictures_in(folder / label):
             image = read_picture(path)
             if image is None:
                 unreadable.append(str(path.relative_to(folder)))
@@ -99,7 +99,7 @@ def read_folder(folder: Path) -> Pictures:
 
 def read_no_faces(folder: Path) -> Pictures:
     """The readable pictures below a folder, none of which shows a face; raises Rejected when there is none."""
-    found = {str(p.relative_to(folder)): read_picture(p) for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES}
+    found = {str(p.relative_to(folder)): read_picture(p) for p in pictures_in(folder)}
     readable = {file: image for file, image in found.items() if image is not None}
     if not readable:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: holds no readable picture")
@@ -115,7 +115,7 @@ def read_no_faces(folder: Path) -> Pictures:
 
 def read_incorrect(folder: Path) -> NDArray[np.uint8]:
     """The readable pictures [N, 128, 128, 3] of masks worn wrongly; none where there is no such folder."""
-    found = [read_picture(p) for p in sorted((folder / INCORRECT).rglob("*")) if p.suffix.lower() in SUFFIXES]
+    found = [read_picture(p) for p in pictures_in(folder / INCORRECT)]
     return np.array([image for image in found if image is not None], np.uint8).reshape(-1, INPUT_PX, INPUT_PX, 3)
 
 
@@ -146,6 +146,11 @@ def resize(image_HWC: NDArray[np.uint8], px: int) -> NDArray[np.uint8]:
 def _read_sources(folder: Path) -> dict[str, str]:
     """File (relative to `folder`) -> source."""
     return {file: row.get("source") or "unknown" for file, row in read_index(folder).items()}
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The files below a folder that are named like pictures, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def read_index(folder: Path) -> dict[str, dict[str, str]]:

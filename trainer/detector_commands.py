@@ -57,7 +57,7 @@ def detector(
     results = run_detector(data, teacher, runs / name, recipe, err, start)
     if scores := results.get("test", results.get("held_out")):
         show_detector(scores, as_json=False)
-    out.print(f"{runs / name}: threshold {results['threshold']}", highlight=False)
+    out.print(f"{runs / name}: threshold {results['threshold']}")
 
 
 def export_detector_run(run: Path, to: Path, version: str, name: str) -> None:
@@ -65,7 +65,7 @@ def export_detector_run(run: Path, to: Path, version: str, name: str) -> None:
     from trainer.detector_release import export_detector
 
     manifest = export_detector(run, name, version, to)
-    out.print(f"{to}: {manifest.name} {version}, {manifest.size_bytes:,} bytes, sha256 {manifest.digest[:12]}", highlight=False)
+    out.print(f"{to}: {manifest.name} {version}, {manifest.size_bytes:,} bytes, sha256 {manifest.digest[:12]}")
 
 
 def is_detector_run(run: Path) -> bool:

@@ -50,9 +50,9 @@ def audit(data: Data, as_json: Json = False) -> None:
         show({}, list(found.classes), as_json=False)
         for name in ("unreadable", "duplicates", "leaks", "contradictions"):
             rows = getattr(found, name)
-            out.print(f"{name}: {len(rows)}", highlight=False)
+            out.print(f"{name}: {len(rows)}")
             for row in rows[:20]:
-                out.print(f"  {row if isinstance(row, str) else f'{row.one}  {row.other}  ({row.bits} bits)'}", highlight=False)
+                out.print(f"  {row if isinstance(row, str) else f'{row.one}  {row.other}  ({row.bits} bits)'}")
     if found.leaks:
         raise typer.Exit(1)
 
@@ -126,7 +126,7 @@ def quantise(
 
     config, network = run_folders.load_student(run)
     compared = quantiser.make(config, network, results.load(run), splits.read(data), version, to)
-    out.print(f"{run.name}: {compared}", highlight=False)
+    out.print(f"{run.name}: {compared}")
     if not compared.is_kept:
         raise Rejected(Reason.BAD_INPUT, f"{run}: not quantised, for here that is not both faster and as good")
 
@@ -170,7 +170,7 @@ def mistakes(
 
     cut = cutter.mistakes(frames, cutter.yunet(detector, score), most, seed)
     cutter.write_pictures(cut, source, to)
-    out.print(f"{to}: {len(cut)} pictures without a face", highlight=False)
+    out.print(f"{to}: {len(cut)} pictures without a face")
 
 
 def compress(
@@ -219,12 +219,12 @@ def compress(
     if unreadable and not skip_unreadable:
         more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
         raise Rejected(Reason.BAD_INPUT, f"{unreadable[0]}{more}: no picture; remove it or give --skip-unreadable")
-    steps = plans.possible(plans.plan(options, pictures.counts), pictures, lambda line: err.print(line, highlight=False, soft_wrap=True))
+    steps = plans.possible(plans.plan(options, pictures.counts), pictures, lambda line: err.print(line, soft_wrap=True))
     found = study.cuts(frames, yunet) if frames else {}  # what is wrong with them is said before hours of training
     plans.execute(steps, pictures, data, runs, follow)
     document = study.finish(runs, data, pictures, found, measure=measure)
     show(document, [{title: row[key] for title, key in BRIEF.items()} for row in document["models"]], as_json)
-    err.print(f"report: {runs / 'report.html'}", highlight=False)
+    err.print(f"report: {runs / 'report.html'}")
 
 
 def report(
@@ -235,7 +235,7 @@ def report(
     """Writes what is finished as RUNS/report.html and RUNS/report.md."""
     from trainer import report as reporter
 
-    out.print(str(reporter.write(runs, data, markdown)), highlight=False)
+    out.print(str(reporter.write(runs, data, markdown)))
 
 
 def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, runs: Path) -> None:
@@ -245,22 +245,22 @@ def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, ru
 
     pictures = splits.read(data)
     for file in pictures.unreadable:
-        err.print(f"left out, not a picture: {file}", highlight=False)
+        err.print(f"left out, not a picture: {file}")
     one = job.with_held_out(job.Job(name, architecture, recipe, lineage), pictures, runs)
     if one.lineage.held_out != lineage.held_out:
-        err.print(f"{name}: learns nothing from {one.lineage.held_out}, for what it comes from did not", highlight=False, soft_wrap=True)
+        err.print(f"{name}: learns nothing from {one.lineage.held_out}, for what it comes from did not", soft_wrap=True)
     if held_out := one.lineage.held_out:
         fold = splits.without_source(pictures, held_out)
         if fold.too_near:
-            err.print(f"left out, for they look like pictures of {held_out}: {fold.too_near} of other sources", highlight=False, soft_wrap=True)
+            err.print(f"left out, for they look like pictures of {held_out}: {fold.too_near} of other sources", soft_wrap=True)
     (runs / name).mkdir(parents=True, exist_ok=True)
     with alone(runs / name / ".lock"):  # the same command beside this one waits, and finds the run finished
         if job.is_made(one, pictures, data, runs):
-            out.print(f"{runs / name}: finished before with these settings, left as it is", highlight=False, soft_wrap=True)
+            out.print(f"{runs / name}: finished before with these settings, left as it is", soft_wrap=True)
             return
         follow(name, recipe.epochs, job.run(one, pictures, data, runs))
     found = results.load(runs / name)
-    out.print(f"{runs / name}: threshold {found.threshold}, " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()), highlight=False)
+    out.print(f"{runs / name}: threshold {found.threshold}, " + ", ".join(f"{k} {s.accuracy:.1%}" for k, s in found.scores.items()))
 
 
 def _numbers(text: str, kind: type, option: str) -> list[Any]:

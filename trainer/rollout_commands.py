@@ -99,7 +99,7 @@ def start(
     follow = "`maskfleet-trainer rollout status` follows it"
     if begun.cameras == 0:
         follow = "no camera that is known is among those; it waits for one to come, and `maskfleet-trainer rollout abort` ends it"
-    out.print(f"rollout {begun.rollout} has begun: {follow}", highlight=False)
+    out.print(f"rollout {begun.rollout} has begun: {follow}")
 
 
 @rollout.command()
@@ -131,7 +131,7 @@ def _stopper(op: Op, text: str) -> None:
         reason: Note = "",
     ) -> None:
         done = _order(_broker(broker), base, op, name, reason=reason)
-        out.print(f"rollout {done.rollout}: {op} done", highlight=False)
+        out.print(f"rollout {done.rollout}: {op} done")
 
     rollout.command(name=op, help=text)(command)
 
@@ -165,7 +165,7 @@ def rollback(
     shelf = Shelf(state_dir.expanduser() / SHELF_FOLDER, read_public(trust or []))
     shipment = put_again(shelf, release, sign_with, read_statements(sign_trust or [])) if sign_with else shelf.put(release)
     done = _order(_broker(broker), base, "rollback", name, release=shipment.name, reason=reason)
-    out.print(f"rollout {done.rollout} takes the cameras back", highlight=False)
+    out.print(f"rollout {done.rollout} takes the cameras back")
 
 
 def _select(sites: list[str], cameras: list[str], file: Path | None) -> list[str]:
@@ -182,7 +182,7 @@ def _select(sites: list[str], cameras: list[str], file: Path | None) -> list[str
 def _listed(file: Path) -> list[str]:
     """The cameras in a file; raises Rejected."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark of the byte order
     except UnicodeDecodeError:
         raise Rejected(Reason.BAD_INPUT, f"{file}: not a text in UTF-8") from None
     listed = [one for line in lines if (one := line.partition("#")[0].strip())]
@@ -203,7 +203,7 @@ def _order(broker: Broker, base: str, op: Op, name: str = "", **args: Any) -> Ro
     try:
         return _with_link(broker, base, lambda link: order(link, base, op, name, **args))
     except KeyboardInterrupt:
-        err.print(f"{op}: interrupted, and not known whether it was done: `maskfleet-trainer rollout status` tells", highlight=False, soft_wrap=True)
+        err.print(f"{op}: interrupted, and not known whether it was done: `maskfleet-trainer rollout status` tells", soft_wrap=True)
         raise typer.Exit(130) from None
 
 

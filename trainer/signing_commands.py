@@ -29,7 +29,7 @@ def new(path: Annotated[Path, typer.Argument(help="Where the pair goes: PATH.key
     from trainer import keys as own
 
     private, public = own.new(path)
-    out.print(f"{private}: keep it to yourself\n{public}: {public.read_text().strip()}", highlight=False, soft_wrap=True)
+    out.print(f"{private}: keep it to yourself\n{public}: {public.read_text().strip()}", soft_wrap=True)
 
 
 @keys.command()
@@ -42,7 +42,7 @@ def trust(
     from trainer import keys as own
 
     path = own.vouch(public, own.read_private(key), _in(days))
-    out.print(f"{path}: give it to `sign --trust`, or `rollback --sign-trust`, with the new key", highlight=False)
+    out.print(f"{path}: give it to `sign --trust`, or `rollback --sign-trust`, with the new key")
 
 
 def sign(
@@ -59,7 +59,7 @@ def sign(
 
     counter = int(time.time()) if counter is None else counter
     manifest = own.sign(release, own.read_private(key), counter, _in(days), minimum_agent, chunk_bytes, own.read_statements(trust or []))
-    out.print(f"{release}: {manifest.name} {manifest.version} signed, counter {manifest.counter}, {len(manifest.chunks)} chunks", highlight=False)
+    out.print(f"{release}: {manifest.name} {manifest.version} signed, counter {manifest.counter}, {len(manifest.chunks)} chunks")
 
 
 def verify(
@@ -74,7 +74,7 @@ def verify(
     shipment.check(read_public(key), datetime.now(UTC))
     manifest, signature = shipment.manifest, shipment.signature
     ends = f"until {manifest.expires:%Y-%m-%d}" if manifest.expires else "for ever"
-    out.print(f"{release}: {manifest.name} {manifest.version}, counter {manifest.counter}, signed by {signature.key}, good {ends}", highlight=False)
+    out.print(f"{release}: {manifest.name} {manifest.version}, counter {manifest.counter}, signed by {signature.key}, good {ends}")
 
 
 def _in(days: int | None) -> datetime | None:

@@ -24,6 +24,8 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 Objective = Callable[..., Tensor]
 """(network, RGB bytes [N, H, W, 3], classes [N]) -> the loss to minimise; with views, what the teacher says [N, 2] stands between."""
 
+LARGEST_SEED = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -179,6 +179,7 @@ def test_the_third_class_is_left_out(tmp_path: Path) -> None:
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
     folder = write_photographs(tmp_path, per_class=10)
     (folder / "with_mask" / "broken.jpg").write_bytes(b"")
+    (folder / "with_mask" / "album.jpg").mkdir()
     assert splits.read(folder).unreadable == ("with_mask/broken.jpg",)
 
 

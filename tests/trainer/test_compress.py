@@ -61,8 +61,9 @@ def test_only_takes_what_is_needed_along() -> None:
         plan(Options(only=("nonsense",)), {})
     with pytest.raises(Rejected, match="student 'nobody'"):
         plan(Options(students=("nobody",)), {})
-    with pytest.raises(Rejected, match="seed -1: must not be below 0"):
-        plan(Options(seeds=(0, -1)), {})
+    for seeds, said in (((0, -1), "seed -1: "), ((10**23,), "seed 1"), ((), "seed missing: ")):
+        with pytest.raises(Rejected, match=said):
+            plan(Options(seeds=seeds), {})
 
 
 def test_processes_for_one_seed_each_make_the_runs_of_the_whole_study() -> None:
