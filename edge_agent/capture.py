@@ -94,7 +94,10 @@ class Camera:
         self._late_s = 0.0
         """So late a live camera's frame may be at its own rate; 0 before that is known."""
         self._thread: threading.Thread | None = None
-        self._left_behind: list[threading.Thread] = []
+        self._wake = threading.Event()
+        """Ends the pause of the thread before it tries again; each thread has its own."""
+        self._left_behind: threading.Thread | None = None
+        self._left_s = 0.0
         self._open: set[Source] = set()
         """With `_lock`: what is being read, also by those left behind."""
         self._was_tried = threading.Event()
@@ -115,6 +118,7 @@ class Camera:
         self._slot.close()
         with self._lock:
             thread = self._thread
+            self._wake.set()
             for source in self._open:
                 source.end()
         if thread is not None:
@@ -154,14 +158,17 @@ class Camera:
                 self._set(capture="failed", reason=str(error))
 
     def restart(self, reason: str) -> None:
-        """Opens a live camera anew; its old reader is ended, or left behind where it hangs. Raises Rejected for recorded material."""
+        """Opens a live camera anew; its old reader is ended, or left behind where it hangs.
+
+        Raises Rejected for recorded material, and while the reader before the old one has not ended yet.
+        """
         if self.uri.is_recorded:
             raise Rejected(Reason.BAD_INPUT, f"{self.uri.text}: recorded material is not opened anew")
-        self._left_behind = [thread for thread in self._left_behind if thread.is_alive()]
-        if self._left_behind:
-            raise Rejected(Reason.BAD_INPUT, "an earlier reader of the camera still hangs; restart the agent")
-        if self._thread is not None:
-            self._left_behind.append(self._thread)
+        if self._left_behind is not None and self._left_behind.is_alive():
+            is_new = time.monotonic() - self._left_s < HUNG_S
+            why = "the camera is being opened anew already" if is_new else "an earlier reader of the camera still hangs; restart the agent"
+            raise Rejected(Reason.BAD_INPUT, why)
+        self._left_behind, self._left_s = self._thread, time.monotonic()
         with self._lock:
             self._state = replace(self._state, capture="restarting", reason=reason, restarts=self._state.restarts + 1)
         self._start_thread()
@@ -174,7 +181,9 @@ class Camera:
     def _start_thread(self) -> None:
         self._attempt_s = time.monotonic()
         with self._lock:  # who stops it finds none, or one that has begun
-            self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+            before, self._wake = self._wake, threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(self._wake,), name="capture", daemon=True)
+            before.set()
             for source in self._open:  # of those left behind: one that holds the camera would be in the new one's way
                 source.end()
             self._thread.start()
@@ -188,7 +197,7 @@ class Camera:
         with self._lock:
             self._state = replace(self._state, **changes)  # type: ignore[arg-type]
 
-    def _run(self) -> None:
+    def _run(self, wake: threading.Event) -> None:
         """Reads until stopped or the material ends; opens the camera again, with back-off, when it fails."""
         attempt = 0
         source: Source | None = None
@@ -227,7 +236,7 @@ class Camera:
             attempt = 0 if self._state.frames > frames_before else attempt + 1
             self._attempt_s = None
             self._set(capture="failed" if attempt >= FAILED_AFTER else "restarting", restarts=self._state.restarts + 1)
-            self._stop.wait(random.uniform(0.5, 1) * min(RESTART_CAP_S, 0.5 * 2.0 ** min(attempt, 8)))
+            wake.wait(random.uniform(0.5, 1) * min(RESTART_CAP_S, 0.5 * 2.0 ** min(attempt, 8)))
         if threading.current_thread() is self._thread:
             self._set(has_ended=True)
             self._slot.close()

@@ -175,8 +175,28 @@ def test_readers_that_hang_are_not_piled_up(running, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(3))
     time.sleep(0.2)
     camera.restart("once")
-    with pytest.raises(Rejected, match="still hangs"):
+    with pytest.raises(Rejected, match="is being opened anew already"):
         camera.restart("twice")
+    monkeypatch.setattr(capture, "HUNG_S", 0.1)
+    time.sleep(0.2)
+    with pytest.raises(Rejected, match="still hangs"):
+        camera.restart("once more")
+
+
+def test_a_camera_that_waits_to_be_tried_again_is_opened_anew_as_often_as_is_asked(running, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[threading.Thread] = []
+
+    def fail(*asked: object) -> Source:
+        opened.append(threading.current_thread())
+        raise DeviceError("gone")
+
+    monkeypatch.setattr(capture, "open_source", fail)
+    monkeypatch.setattr(capture.random, "uniform", lambda *bounds: 100)
+    camera = running("demo:")
+    for number in range(1, 4):
+        eventually(lambda number=number: len(opened) == number)
+        eventually(lambda: not any(thread.is_alive() for thread in opened[:-1]), seconds=2)
+        camera.restart("asked for")
 
 
 def test_a_broken_recording_fails_at_once(tmp_path: Path, running) -> None:
