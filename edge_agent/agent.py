@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from edge_agent.capture import Camera, CaptureState
 from edge_agent.check import Owner
-from edge_agent.command import obey
+from edge_agent.command import AnyCommand, obey
 from edge_agent.crashes import Crashes
 from edge_agent.discovery import discovery
 from edge_agent.fetch import fetch
@@ -205,7 +205,7 @@ class Agent:
 
     async def _obey(self) -> None:
         operations = {"report": self._report, "restart_capture": self._restart_capture, "detect": self._detect, "snapshot": self._snapshot}
-        async with self._link.receive(self._settings.address, Command, max_waiting=REMEMBERED) as commands:
+        async with self._link.receive(self._settings.address, AnyCommand, max_waiting=REMEMBERED) as commands:
             await obey(self._link, commands, operations)
 
     async def _report(self, _: Command) -> None:

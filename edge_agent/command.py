@@ -3,15 +3,28 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
+from typing import Self
 
-from protocol.answers import Answers
+from protocol import topics
+from protocol.answers import Answers, id_of
 from protocol.errors import FleetError, LinkError, Reason, Rejected
 from protocol.link import Link, Received
-from protocol.messages import Command, CommandAck
+from protocol.messages import Command, CommandAck, Message
 
 log = logging.getLogger(__name__)
 
 Operation = Callable[[Command], Awaitable[None]]
+
+
+class AnyCommand(Message):
+    """A command as bytes: what cannot be read must be answered, not vanish."""
+
+    topic = topics.COMMAND
+    payload: bytes
+
+    @classmethod
+    def _parse(cls, payload: bytes) -> Self:
+        return cls(payload=payload)
 
 
 def refusal(command: Command, is_retained: bool, now: datetime) -> str:
@@ -23,23 +36,36 @@ def refusal(command: Command, is_retained: bool, now: datetime) -> str:
     return ""
 
 
-async def obey(link: Link, commands: AsyncIterator[Received[Command]], operations: Mapping[str, Operation]) -> None:
+async def obey(link: Link, commands: AsyncIterator[Received[AnyCommand]], operations: Mapping[str, Operation]) -> None:
     """Carries out and answers each command that comes, until cancelled."""
     answers = Answers[CommandAck]()
-    async for address, command, is_retained in commands:
-        refused = refusal(command, is_retained, datetime.now(UTC))
-        if refused:
-            log.warning("command %s (%s): %s", command.id, command.op, refused)
-            continue
-        ack = answers.to(command)
-        if ack is None:
-            ack = await _carry_out(command, operations)
-            log.info("command %s (%s): %s", command.id, command.op, ack.reason or "done")
-            answers.keep(command, ack)
-        try:
-            await link.send(address, ack)
-        except LinkError as error:
-            log.warning("command %s: answer not sent: %s", command.id, error)
+    async for address, message, is_retained in commands:
+        ack = await _answer(message.payload, is_retained, operations, answers)
+        if ack is not None:
+            try:
+                await link.send(address, ack)
+            except LinkError as error:
+                log.warning("command %s: answer not sent: %s", ack.id, error)
+
+
+async def _answer(payload: bytes, is_retained: bool, operations: Mapping[str, Operation], answers: Answers[CommandAck]) -> CommandAck | None:
+    """Carries out a command that is new; None when it is to be ignored."""
+    try:
+        command = Command.decode(payload)
+    except Rejected as error:
+        log.warning("a command is refused: %s", error)
+        id_ = None if is_retained else id_of(payload)
+        return CommandAck(id=id_, ok=False, reason=str(error)[:500]) if id_ else None
+    refused = refusal(command, is_retained, datetime.now(UTC))
+    if refused:
+        log.warning("command %s (%s): %s", command.id, command.op, refused)
+        return None
+    ack = answers.to(command)
+    if ack is None:
+        ack = await _carry_out(command, operations)
+        log.info("command %s (%s): %s", command.id, command.op, ack.reason or "done")
+        answers.keep(command, ack)
+    return ack
 
 
 async def _carry_out(command: Command, operations: Mapping[str, Operation]) -> CommandAck:

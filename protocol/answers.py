@@ -1,7 +1,9 @@
 """What was answered: a command that comes again (QoS 1 may repeat) is answered again, and not carried out again."""
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
 
 from protocol.messages import Command, CommandAck
 from protocol.rollouts import RolloutAck, RolloutCommand
@@ -9,6 +11,18 @@ from protocol.rollouts import RolloutAck, RolloutCommand
 A = TypeVar("A", CommandAck, RolloutAck)
 
 REMEMBERED = 100
+
+
+class _Asked(BaseModel):
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+def id_of(payload: bytes) -> str | None:
+    """The id of a command that cannot be read otherwise, so that it can be answered; None where it has none."""
+    try:
+        return _Asked.model_validate_json(payload).id
+    except ValidationError:
+        return None
 
 
 class Answers(Generic[A]):

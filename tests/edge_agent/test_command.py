@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from live import listening, running
 
 from edge_agent.command import refusal
-from protocol.messages import Birth, Command, CommandAck, Health, IncidentEnded, NoMask
-from protocol.topics import COMMAND, Address
+from protocol.messages import Birth, Command, CommandAck, Health, IncidentEnded, NoMask, Status
+from protocol.topics import COMMAND, COMMAND_ACK, Address
 
 DOOR = Address("maskfleet", "home", "door")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,6 +61,29 @@ async def test_commands_are_carried_out_once_and_answered(mosquitto, tmp_path: P
             await ear.until(lambda ear: answers("g") and ear.of(Health)[-1].restarts == 1 and ear.of(Health)[-1].capture == "ok")
             process.send_signal(signal.SIGTERM)
             assert await process.wait() == 0
+
+
+async def test_a_command_with_a_wrong_field_is_answered(mosquitto, tmp_path: Path) -> None:
+    wrong = {"args": {"a": [1]}, "op": None, "v": 2, "expires": "2100-01-01T00:00:00"}
+    acks: list[CommandAck] = []
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as user:
+        await user.publish(COMMAND.build(DOOR), json.dumps({"id": "old", "op": 1}), qos=1, retain=True)
+        await user.subscribe([(COMMAND_ACK.build(DOOR), 1), (Status.topic.build(DOOR), 1)])
+        async with running(mosquitto, tmp_path), asyncio.timeout(30):
+            while (await anext(user.messages)).payload != b"online":
+                pass
+            for unnamed in ("nonsense", "[1]", '{"op": "report"}', '{"id": 5, "op": "report"}', '{"id": "", "op": "report"}'):
+                await user.publish(COMMAND.build(DOOR), unnamed, qos=1)
+            for field, value in wrong.items():
+                await user.publish(COMMAND.build(DOOR), json.dumps({"id": field, "op": "report", field: value}), qos=1)
+            await user.publish(COMMAND.build(DOOR), json.dumps({"id": "last", "op": "report"}), qos=1)
+            async for message in user.messages:
+                if message.topic.matches(COMMAND_ACK.build(DOOR)):
+                    acks.append(CommandAck.decode(message.payload))
+                    if acks[-1].id == "last":
+                        break
+    assert [(ack.id, ack.ok) for ack in acks] == [*((field, False) for field in wrong), ("last", True)]
+    assert all(ack.reason.startswith(f"command: {ack.id}") for ack in acks[:-1])
 
 
 async def test_home_assistant_is_told_and_untold(mosquitto, tmp_path: Path) -> None:
