@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from typing import Any
 
 import aiomqtt
 
@@ -34,6 +35,16 @@ class Client(aiomqtt.Client):
             with contextlib.suppress(OSError):  # the broker was first
                 socket.socket.shutdown(own, socket.SHUT_RDWR)  # also below TLS, whose own would have paho read what is encrypted
         self._client.disconnect()  # this goodbye goes nowhere, and paho closes the socket for it
+
+    def _on_subscribe(self, client: Any, userdata: Any, mid: int, reason_codes: Any, properties: Any = None) -> None:
+        """Nobody waits any more for an answer that comes late: aiomqtt would complain of it with a traceback."""
+        if mid in self._pending_subscribes:
+            super()._on_subscribe(client, userdata, mid, reason_codes, properties)
+
+    def _on_unsubscribe(self, client: Any, userdata: Any, mid: int, reason_codes: Any, properties: Any = None) -> None:
+        """The same."""
+        if mid in self._pending_unsubscribes:
+            super()._on_unsubscribe(client, userdata, mid, reason_codes, properties)
 
     async def let_go(self) -> None:
         """Hangs up for good: a thread that still connects is waited for, or its socket would outlive the loop that serves it."""

@@ -1,6 +1,7 @@
 """A connection that is left leaves no socket, no thread and no complaint behind: against a real mosquitto."""
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -50,6 +51,21 @@ asyncio.run(main())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_an_answer_that_comes_late_is_no_error(mosquitto, monkeypatch, caplog) -> None:
+    """As over a slow way, each time that an agent stops."""
+    monkeypatch.setattr("protocol.link.SUBSCRIBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("protocol.link.UNSUBSCRIBE_TIMEOUT_S", 0.05)
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        mosquitto.freeze()
+        async with link.receive("maskfleet", Status):
+            pass
+        mosquitto.thaw()
+        await asyncio.sleep(0.5)
+        assert link.is_online
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_who_leaves_before_the_broker_answers_leaves_nothing_behind(mosquitto, caplog) -> None:
