@@ -1,5 +1,6 @@
 """Pictures that may leave the camera: small, with the faces of others made unknowable. Off unless the settings switch them on."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from edge_agent.decide import Track
 from edge_agent.scene import Box, Frame, Image, Incident, Opened
 from protocol.errors import DeviceError, Reason, Rejected
 
+log = logging.getLogger(__name__)
+
 MAX_BYTES = 60_000
 WIDEST_PX = 960
+"""Of the longer side."""
 QUALITIES = (85, 70, 55, 40)
 SMALLER = 0.7
 """When no quality makes the picture small enough, its sides are cut to this part."""
@@ -50,14 +54,20 @@ class Snapshots:
         self._asked.append(id_)
 
     def take(self, frame: Frame, incidents: Iterable[Incident], tracks: tuple[Track, ...], boot: str) -> list[Shot]:
-        """The pictures of a frame: one for each incident that opened in it, with all other faces blurred, and those that were asked for."""
-        shots = []
+        """The pictures of a frame: one for each incident that opened in it, with all other faces blurred, and those that were asked for.
+
+        One that cannot be made is logged and left out.
+        """
         opened = [one for one in incidents if isinstance(one, Opened)] if self._on_alert else []
-        for incident in opened:
-            others = [track.box for track in tracks if track.number != incident.track]
-            shots.append(Shot(f"{boot}-{incident.seq}", picture(frame.image_HWC, others)))
+        wanted = [(f"{boot}-{incident.seq}", [track.box for track in tracks if track.number != incident.track]) for incident in opened]
         while self._asked:
-            shots.append(Shot(self._asked.popleft(), picture(frame.image_HWC, [track.box for track in tracks])))
+            wanted.append((self._asked.popleft(), [track.box for track in tracks]))
+        shots = []
+        for id_, blurred in wanted:
+            try:
+                shots.append(Shot(id_, picture(frame.image_HWC, blurred)))
+            except (DeviceError, cv2.error) as error:  # detection goes on
+                log.error("snapshot %r: %s", id_, " ".join(str(error).split()))  # noqa: TRY400
         return shots
 
 
@@ -66,9 +76,11 @@ def picture(image_HWC: Image, blurred: Iterable[Box]) -> bytes:
     image = image_HWC.copy()
     for box in blurred:
         blur(image, box)
-    scale = min(1.0, WIDEST_PX / image.shape[1])
+    height, width = image.shape[:2]
+    scale = min(1.0, WIDEST_PX / max(height, width))
     while True:
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
         for quality in QUALITIES:
             is_done, jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])
             if not is_done:

@@ -15,7 +15,7 @@ from edge_agent.load import load_eyes, load_pipeline
 from edge_agent.runtime import Session
 from edge_agent.scene import Box, Frame, Opened
 from edge_agent.settings import Settings
-from edge_agent.snapshot import MAX_BYTES, Shot, Snapshots, picture
+from edge_agent.snapshot import MAX_BYTES, WIDEST_PX, Shot, Snapshots, picture
 from edge_agent.yunet import YuNetDetector
 from protocol.errors import Rejected
 from protocol.messages import Alert, CommandAck, Health, Snapshot
@@ -89,6 +89,30 @@ def test_even_noise_is_small_enough(size: tuple[int, int]) -> None:
     before = noise.copy()
     assert len(picture(noise, [Box(-10, -10, 30, 30), Box(5000, 0, 10, 10)])) <= MAX_BYTES
     assert (noise == before).all()  # the frame itself is for others too
+
+
+@pytest.mark.parametrize("size", [(8, 40000), (40000, 8), (70000, 900), (900, 70000), (1, 1200), (1, 1)])
+def test_a_strip_is_a_picture_too(size: tuple[int, int]) -> None:
+    jpeg = picture(np.full((*size, 3), 200, np.uint8), [Box(0, 0, 10, 10)])
+    seen = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert max(seen.shape[:2]) == min(max(size), WIDEST_PX)
+    assert min(seen.shape[:2]) >= 1
+
+
+def test_a_picture_that_cannot_be_made_is_logged_and_left_out(two_people: np.ndarray, caplog, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = Snapshots(on_alert=False, on_request=True)
+    encode = cv2.imencode
+    monkeypatch.setattr(cv2, "imencode", lambda *asked: (False, None))
+    snapshots.ask("first")
+    assert snapshots.take(Frame(two_people, 0.0, 0.0), (), (), "b") == []
+    assert "snapshot 'first'" in caplog.text
+    monkeypatch.setattr(cv2, "imencode", encode)
+    snapshots.ask("broken")
+    snapshots.ask("good")
+    assert snapshots.take(Frame(two_people[:0], 0.0, 0.0), (), (), "b") == []
+    assert "snapshot 'good'" in caplog.text
+    snapshots.ask("last")
+    assert [shot.id for shot in snapshots.take(Frame(two_people, 0.1, 0.1), (), (), "b")] == ["last"]
 
 
 async def test_alerts_and_requests_bring_pictures(mosquitto, tmp_path: Path) -> None:
