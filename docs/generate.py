@@ -96,7 +96,8 @@ def settings_page() -> str:
         "",
         "This page is made by `make docs` from `edge_agent/settings.py`; change that.",
         "",
-        f"An agent reads one TOML file (`--settings FILE`, or `{FILE_VARIABLE}`), and variables over it; a key that is not here is refused.",
+        f"An agent reads one TOML file (`--settings FILE`, or `{FILE_VARIABLE}`), and variables over it; a key that is not here is refused,",
+        "and a variable that is empty counts as not given.",
         "A name is 1 to 64 letters, digits, `_` and `-`. A variable for a list holds JSON.",
         "What has no default is off, or left to the system. In `..._s` are seconds, in `..._px` pixels.",
     ]

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from edge_agent.decide import Rules
@@ -33,9 +33,16 @@ def _from_home(path: Path) -> Path:
         raise ValueError(f"{path}: {error}") from None
 
 
-HomePath = Annotated[Path, AfterValidator(_from_home)]
+def _not_empty(given: Any) -> Any:
+    """An empty path would be the folder that the agent was started in."""
+    if given == "":
+        raise ValueError("expected a path, not an empty text")
+    return given
+
+
+HomePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_home)]
 """May begin with `~`."""
-HomeText = Annotated[str, AfterValidator(lambda text: str(_from_home(Path(text))) if text.startswith("~") else text)]
+HomeText = Annotated[str, BeforeValidator(_not_empty), AfterValidator(lambda text: str(_from_home(Path(text))) if text.startswith("~") else text)]
 """The same, where it may be a word as well."""
 
 
@@ -174,7 +181,13 @@ class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter=DELIMITER, use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
     )
 
     base: Name = "maskfleet"

@@ -47,6 +47,11 @@ def test_a_file_and_the_environment_over_it(tmp_path: Path, monkeypatch: pytest.
         ("[detect]\nmodel = '~nosuchuser/x'", "setting detect.model: "),
         ("[updates]\ntrusted_keys = ['~nosuchuser/x']", "setting updates.trusted_keys.0: "),
         ("[broker]\nca_file = '~nosuchuser/x'", "setting broker.ca_file: "),
+        ("state_dir = ''", "setting state_dir: .*empty"),
+        ("[classify]\nrelease = ''", "setting classify.release: .*empty"),
+        ("[detect]\nmodel = ''", "setting detect.model: .*empty"),
+        ("[broker]\nca_file = ''", "setting broker.ca_file: .*empty"),
+        ("[updates]\ntrusted_keys = ['']", "setting updates.trusted_keys.0: .*empty"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, says: str) -> None:
@@ -71,6 +76,14 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variabl
 def test_a_variable_reaches_a_section_within_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKFLEET_UPDATES__GATE__FPS_SHARE", "0.5")
     assert read_settings().updates.gate.fps_share == 0.5
+
+
+@pytest.mark.parametrize("name", ["DETECT__SCORE", "CLASSIFY__RELEASE", "STATE_DIR", "BROKER__CA_FILE", "UPDATES__TRUSTED_KEYS", "BROKER", "URI"])
+def test_an_empty_variable_is_not_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.toml", f"state_dir = '{tmp_path}'\n[detect]\nscore = 0.5\n[broker]\nusername = 'door'\n")
+    before = read_settings(), read_settings(file)
+    monkeypatch.setenv(f"MASKFLEET_{name}", "")
+    assert (read_settings(), read_settings(file)) == before
 
 
 def test_the_variable_of_tests_and_benchmarks_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
