@@ -40,9 +40,19 @@ def _not_empty(given: Any) -> Any:
     return given
 
 
-HomePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_home)]
+def _without_nul(given: Any) -> Any:
+    """The system takes no NUL, in a path or in the arguments of a program."""
+    if isinstance(given, str) and "\0" in given:
+        raise ValueError("it holds a NUL character")
+    return given
+
+
+_NoNul = BeforeValidator(_without_nul)
+HomePath = Annotated[Path, _NoNul, BeforeValidator(_not_empty), AfterValidator(_from_home)]
 """May begin with `~`."""
-HomeText = Annotated[str, BeforeValidator(_not_empty), AfterValidator(lambda text: str(_from_home(Path(text))) if text.startswith("~") else text)]
+HomeText = Annotated[
+    str, _NoNul, BeforeValidator(_not_empty), AfterValidator(lambda text: str(_from_home(Path(text))) if text.startswith("~") else text)
+]
 """The same, where it may be a word as well."""
 
 
@@ -198,7 +208,7 @@ class Settings(BaseSettings):
     """Unique in its site: two cameras of one name throw each other off the broker."""
     uri: str = "demo:"
     """The camera: `csi://0`, `v4l2:///dev/video0`, `rtsp://...`, `file:video.mp4`, `images:FOLDER` or `demo:`."""
-    csi_source: str = NVARGUS
+    csi_source: Annotated[str, _NoNul] = NVARGUS
     """The GStreamer pipeline behind `csi://`, up to raw video; `{width} {height} {fps} {sensor} {sensor_mode} {flip}` are filled in."""
     state_dir: HomePath = Field(default_factory=lambda: Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "maskfleet")
     """Where alerts are kept until the broker has them, and models that were fetched: `maskfleet` in `XDG_STATE_HOME`, or in `~/.local/state`."""
@@ -244,7 +254,7 @@ def read_settings(file: Path | None = None, **overrides: Any) -> Settings:
     Raises Rejected with one line that names the key.
     """
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig")) if file else {}
     except FileNotFoundError:
         raise Rejected(Reason.BAD_SETTING, f"settings {file}: no such file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

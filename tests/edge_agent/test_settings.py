@@ -47,6 +47,11 @@ def test_a_file_and_the_environment_over_it(tmp_path: Path, monkeypatch: pytest.
         ("[detect]\nmodel = '~nosuchuser/x'", "setting detect.model: "),
         ("[updates]\ntrusted_keys = ['~nosuchuser/x']", "setting updates.trusted_keys.0: "),
         ("[broker]\nca_file = '~nosuchuser/x'", "setting broker.ca_file: "),
+        ('state_dir = "a\\u0000b"', "setting state_dir: .*NUL"),
+        ('[classify]\nrelease = "a\\u0000b"', "setting classify.release: .*NUL"),
+        ('[detect]\nmodel = "a\\u0000b"', "setting detect.model: .*NUL"),
+        ('csi_source = "a\\u0000b"', "setting csi_source: .*NUL"),
+        ('[updates]\ntrusted_keys = ["a\\u0000b"]', "setting updates.trusted_keys.0: .*NUL"),
         ("state_dir = ''", "setting state_dir: .*empty"),
         ("[classify]\nrelease = ''", "setting classify.release: .*empty"),
         ("[detect]\nmodel = ''", "setting detect.model: .*empty"),
@@ -59,6 +64,12 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, says: str
         read_settings(write(tmp_path / "a.toml", text))
     assert caught.value.reason is Reason.BAD_SETTING
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_windows_notepad_wrote_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_bytes(b"\xef\xbb\xbfsite = 'lobby'\r\n")
+    assert read_settings(file).site == "lobby"
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
