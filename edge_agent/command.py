@@ -45,7 +45,7 @@ async def obey(link: Link, commands: AsyncIterator[Received[AnyCommand]], operat
             try:
                 await link.send(address, ack)
             except LinkError as error:
-                log.warning("command %s: answer not sent: %s", ack.id, error)
+                log.warning("command %r: answer not sent: %s", ack.id, error)
 
 
 async def _answer(payload: bytes, is_retained: bool, operations: Mapping[str, Operation], answers: Answers[CommandAck]) -> CommandAck | None:
@@ -58,12 +58,12 @@ async def _answer(payload: bytes, is_retained: bool, operations: Mapping[str, Op
         return CommandAck(id=id_, ok=False, reason=str(error)[:500]) if id_ else None
     refused = refusal(command, is_retained, datetime.now(UTC))
     if refused:
-        log.warning("command %s (%s): %s", command.id, command.op, refused)
+        log.warning("command %r (%r): %s", command.id, command.op, refused)
         return None
     ack = answers.to(command)
     if ack is None:
         ack = await _carry_out(command, operations)
-        log.info("command %s (%s): %s", command.id, command.op, ack.reason or "done")
+        log.info("command %r (%r): %s", command.id, command.op, ack.reason or "done")
         answers.keep(command, ack)
     return ack
 

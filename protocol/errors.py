@@ -76,5 +76,5 @@ def in_one_line(error: FleetError | OSError) -> str:
 def one_line(error: ValidationError) -> str:
     """The first thing that pydantic found wrong, as `field: what`."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = repr(".".join(str(part) for part in first["loc"]))[1:-1]  # a key that somebody sends may hold line breaks
     return f"{where}: {first['msg']}" if where else str(first["msg"])

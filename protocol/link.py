@@ -89,7 +89,7 @@ class _Receiver:
                     address = kind.topic.parse(raw.topic.value)
                     message = kind.decode(raw.payload if isinstance(raw.payload, bytes) else b"")
                 except Rejected as error:
-                    log.warning("%s: message ignored (%s): %s", raw.topic, error.reason, error)
+                    log.warning("%r: message ignored (%s): %s", raw.topic.value, error.reason, error)
                 else:
                     self._offer(Received(address, message, raw.retain))
 

@@ -235,7 +235,7 @@ class Coordinator:
         async with self._link.receive(self._settings.base, RolloutCommand, max_waiting=REMEMBERED) as commands:
             async for _, command, is_retained in commands:
                 if is_retained:
-                    log.warning("rollout command %s (%s): retained, ignored", command.id, command.op)
+                    log.warning("rollout command %r (%s): retained, ignored", command.id, command.op)
                     continue
                 if command.op in ("start", "rollback"):
                     await self._find_cameras()
@@ -253,7 +253,7 @@ class Coordinator:
             raise
         except (FleetError, OSError) as error:  # the second: a release on the shelf that cannot be read
             ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=in_one_line(error)[:500])
-        log.info("rollout command %s (%s): %s", command.id, command.op, ack.reason or "done")
+        log.info("rollout command %r (%s): %s", command.id, command.op, ack.reason or "done")
         self._answers.keep(command, ack)
         return ack
 
@@ -296,7 +296,7 @@ def _expired(command: RolloutCommand) -> RolloutAck | None:
     now = datetime.now(UTC)
     if command.expires is None or command.expires > now:
         return None
-    log.warning("rollout command %s (%s): expired, refused", command.id, command.op)
+    log.warning("rollout command %r (%s): expired, refused", command.id, command.op)
     reason = f"expired at {command.expires.astimezone(UTC):%F %T} UTC, and the coordinator's clock shows {now:%F %T}: is one of the clocks wrong?"
     return RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=reason)
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live import listening, running
 
-from edge_agent.command import refusal
+from edge_agent.command import AnyCommand, obey, refusal
+from protocol.errors import LinkError
+from protocol.link import Received
 from protocol.messages import Birth, Command, CommandAck, Health, IncidentEnded, NoMask, Status
 from protocol.topics import COMMAND, COMMAND_ACK, Address
 
@@ -23,6 +25,32 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def test_retained_and_expired_commands_are_refused(is_retained: bool, expires: datetime | None) -> None:
     is_refused = bool(refusal(Command(id="1", op="report", expires=expires), is_retained, NOW))
     assert is_refused == (is_retained or (expires is not None and expires <= NOW))
+
+
+async def test_what_is_sent_forges_no_line_of_the_log(caplog) -> None:
+    caplog.set_level("INFO")
+    forged = "1\nERROR all: is lost"
+    commands = (
+        {"id": forged, "op": "report"},
+        {"id": forged, "op": forged},
+        {"id": "2", "op": "report", "args": {forged: [1]}},
+        {"id": "3", forged: 1},
+    )
+
+    class Deaf:
+        async def send(self, *_: object) -> None:
+            raise LinkError("nobody hears")
+
+    async def received():
+        for command in commands:
+            yield Received(DOOR, AnyCommand(payload=json.dumps(command).encode()), retained=False)
+
+    async def report(_: Command) -> None:
+        pass
+
+    await obey(Deaf(), received(), {"report": report})
+    assert len(caplog.records) >= len(commands)
+    assert [record.getMessage() for record in caplog.records if "\n" in record.getMessage()] == []
 
 
 async def test_commands_are_carried_out_once_and_answered(mosquitto, tmp_path: Path) -> None:
