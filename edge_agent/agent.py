@@ -216,10 +216,10 @@ class Agent:
 
     async def _detect(self, command: Command) -> None:
         match command.args:
-            case {"on": bool(is_on)}:
+            case {"on": bool(is_on), **others} if not others:
                 self._is_detecting = is_on
             case _:
-                raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}')
+                raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}, and nothing else')
 
     async def _snapshot(self, command: Command) -> None:
         if not self._is_detecting or self._camera.state().capture != "ok":

@@ -71,11 +71,13 @@ async def test_commands_are_carried_out_once_and_answered(mosquitto, tmp_path: P
             assert len(ear.of(Birth)) <= 3  # at the start, when the camera's size was known, and once for the two
             await ask(id="b", op="dance")
             await ask(id="c", op="detect", args={"on": "perhaps"})
+            await ask(id="c2", op="detect", args={"on": False, "for": 5})
             await ask(id="d", op="report", expires="2020-01-01T00:00:00Z")
             await ask(id="e", op="detect", args={"on": False})
             await ear.until(lambda ear: answers("e") and ear.of(IncidentEnded))
             assert (answers("b")[0].ok, answers("b")[0].reason) == (False, "no such operation; known are report, restart_capture, detect, snapshot")
             assert not answers("c")[0].ok
+            assert (answers("c2")[0].ok, answers("c2")[0].reason) == (False, 'detect needs {"on": true} or {"on": false}, and nothing else')
             assert answers("d") == answers("old") == []
             await ear.until(lambda ear: not ear.of(Health)[-1].detecting)
             assert ear.of(IncidentEnded)[-1].ended == "stopped"
