@@ -6,6 +6,7 @@ is a child in a process group of its own that writes raw frames to a pipe, and e
 
 import contextlib
 import fcntl
+import itertools
 import os
 import select
 import shlex
@@ -136,10 +137,23 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
+def _first_words(pipeline: str) -> list[str]:
+    """The first word of each part between two `!`, of which those in quotes are none."""
+    lexer = shlex.shlex(pipeline, posix=True, punctuation_chars="!")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    try:
+        words = ["!", *lexer]
+    except ValueError as error:
+        raise Rejected(Reason.BAD_SETTING, f"csi_source: {error}") from None
+    return [word for before, word in itertools.pairwise(words) if before == "!" != word]
+
+
 def missing_elements(source: str) -> list[str]:
-    """The elements of the whole pipeline behind `source` that are not installed here; raises DeviceError when GStreamer itself is not."""
-    parts = [part.split()[0] for part in f"{source} ! {TAIL}".split("!") if part.strip()]
-    names = [name for name in parts if "/" not in name]  # what holds a slash is a media type
+    """The elements of the whole pipeline behind `source` that are not installed here; raises DeviceError when GStreamer itself is not.
+
+    Raises Rejected when `source` is no command line.
+    """
+    names = [name for name in _first_words(f"{source} ! {TAIL}") if "/" not in name]  # what holds a slash is a media type
     try:
         return [name for name in dict.fromkeys(names) if subprocess.run([INSPECT, "--exists", name], check=False, timeout=START_S).returncode]
     except FileNotFoundError:

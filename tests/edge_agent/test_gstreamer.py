@@ -236,6 +236,24 @@ def test_what_cannot_be_is_rejected(uri: str, source: str, says: str) -> None:
         open_source(CameraUri.parse(uri), source)
 
 
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (LIVE, []),
+        ('videotestsrc ! textoverlay text="Door 1! nosuchtext" ! video/x-raw', []),
+        ("videotestsrc ! textoverlay text='!' font-desc=\"Sans ! 12\"!nosuchthing", ["nosuchthing"]),
+        ("nosuchsource num-buffers=5 ! tee name=t ! queue ! fakesink t. ! nosuchthing", ["nosuchsource", "nosuchthing"]),
+    ],
+)
+def test_elements_that_are_missing_are_named_and_no_text_is(source: str, names: list[str]) -> None:
+    assert gstreamer.missing_elements(source) == names
+
+
+def test_a_pipeline_without_an_end_of_its_quotes_is_rejected() -> None:
+    with pytest.raises(Rejected, match="csi_source: No closing quotation"):
+        gstreamer.missing_elements("src location='unfinished")
+
+
 async def test_a_frozen_camera_is_said_over_mqtt_within_four_seconds(mosquitto, tmp_path: Path) -> None:
     async with listening(mosquitto) as ear, running(mosquitto, tmp_path, uri=URI, MASKFLEET_CSI_SOURCE=LIVE) as process:
         await ear.until(lambda ear: ear.of(Health) and ear.of(Health)[-1].capture == "ok")
