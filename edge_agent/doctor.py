@@ -1,16 +1,17 @@
 """`doctor`: is everything there that a camera needs? One line each, and what to do where it is not."""
 
 import asyncio
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from edge_agent.gstreamer import missing_elements
-from edge_agent.installed import KINDS, pinned
+from edge_agent.installed import KINDS, folder_of, pinned
 from edge_agent.load import load_classifier, load_detector
 from edge_agent.outbox import Outbox
 from edge_agent.prometheus import LOOPBACK, Exporter
@@ -124,9 +125,21 @@ def _disk(settings: Settings) -> str:
         # In a folder of its own: what lies beside it may be the outbox of a camera, whatever that is called.
         with tempfile.TemporaryDirectory(prefix="doctor-", dir=settings.state_dir) as probe:
             Outbox(Path(probe) / "outbox.sqlite").close()
+        for path in _kept(settings):
+            if not os.access(path, os.R_OK | os.W_OK):
+                raise DeviceError(f"{path}: may not be read and written by this user; whose is it?")
     except OSError as error:
         raise DeviceError(in_one_line(error)) from None
     return f"{settings.state_dir}: can be written"
+
+
+def _kept(settings: Settings) -> Iterator[Path]:
+    """What an earlier run of this camera left: as another user, perhaps."""
+    models = folder_of(settings)
+    for ending in (".lock", ".sqlite*"):
+        yield from settings.state_dir.glob(settings.address.name + ending)
+    yield from (path for path in (models.parent, models) if path.exists())
+    yield from models.rglob("*")
 
 
 async def _prometheus(settings: Settings) -> str:

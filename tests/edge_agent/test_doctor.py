@@ -1,5 +1,6 @@
 """What `doctor` finds on this very machine, part by part."""
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -30,6 +31,20 @@ def test_an_outbox_is_left_alone_whatever_its_base_is_called(tmp_path: Path) -> 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert found("disk", state_dir=tmp_path / "file") == Finding("disk", False, f"{tmp_path}/file: File exists")
+
+
+@pytest.mark.parametrize("name", [".sqlite", ".lock", "models", "models/maskfleet.home.door", "models/maskfleet.home.door/classifier/a/model.onnx"])
+def test_what_another_user_left_of_this_camera_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Outbox(tmp_path / "maskfleet.home.door.sqlite").close()
+    Outbox(tmp_path / "maskfleet.home.gate.sqlite").close()
+    slot = tmp_path / "models" / "maskfleet.home.door" / "classifier" / "a"
+    slot.mkdir(parents=True)
+    (slot / "model.onnx").touch()
+    theirs = tmp_path / (f"maskfleet.home.door{name}" if name.startswith(".") else name)
+    access = os.access  # root, as which tests may run, may do everything
+    monkeypatch.setattr(os, "access", lambda path, mode: path != theirs and access(path, mode))
+    assert found("disk", state_dir=tmp_path) == Finding("disk", False, f"{theirs}: may not be read and written by this user; whose is it?")
+    assert found("disk", state_dir=tmp_path, camera="gate").is_good == name.startswith((".", "models/"))
 
 
 def test_models_that_the_settings_name_are_said_not_to_be_updated(tmp_path: Path) -> None:
