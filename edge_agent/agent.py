@@ -174,7 +174,7 @@ class Agent:
     async def _health(self) -> None:
         """Says how the camera is whenever that changes, and what it gives and sees with."""
         said: tuple[object, ...] | None = None
-        said_s, birth = 0.0, self._birth()
+        said_s, birth = 0.0, _without_session(self._birth())
         while True:
             await asyncio.sleep(LOOK_S)
             self._camera.watch()
@@ -182,9 +182,9 @@ class Agent:
             self._exporter.note(self._health_now())
             word = (state.capture, _stable(state), state.restarts, self._is_detecting, self._outbox.lost)
             try:
-                if self._birth() != birth:  # the camera's mode is known now, or another model sees
-                    birth = self._birth()
-                    await self._link.send(self._settings.address, birth)
+                if (now := _without_session(self._birth())) != birth:  # the camera's mode is known now, or another model sees
+                    await self._link.send(self._settings.address, self._birth())
+                    birth = now
                 if word != said or time.monotonic() - said_s >= HEALTH_S:
                     await self._link.send(self._settings.address, self._health_now())
                     said, said_s = word, time.monotonic()
@@ -267,6 +267,11 @@ class Agent:
             outbox=self._outbox.depth,
             lost=self._outbox.lost,
         )
+
+
+def _without_session(birth: Birth) -> Birth:
+    """What the greeting of the next connection would say again."""
+    return birth.model_copy(update={"session": 0})
 
 
 def _stable(state: CaptureState) -> str:

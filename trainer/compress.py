@@ -60,7 +60,8 @@ class Step:
 def plan(options: Options, counts: Mapping[str, int]) -> tuple[Step, ...]:
     """All runs in the order in which they can be made; sources are held out one by one when there are several.
 
-    `counts` are the training pictures of each source. Raises Rejected for an unknown student, no seed or one that cannot be, or a pattern that no run matches.
+    `counts` are the training pictures of each source. Raises Rejected for an unknown student, no seed or an
+    impossible one, or a pattern that no run matches.
     """
     possible = [name for name in ARCHITECTURES if name not in (*REFERENCES, TEACHER)]
     unknown = [name for name in options.students if name not in possible]

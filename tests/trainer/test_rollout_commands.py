@@ -50,6 +50,12 @@ def test_a_list_that_names_nobody_is_not_all_cameras(text: str, tmp_path: Path) 
     assert "cameras.txt: names nobody" in refusal("rollout", "start", tmp_path, "--cameras", file, "--camera", "door-1")
 
 
+def test_a_list_that_begins_with_a_byte_order_mark_names_its_cameras(tmp_path: Path) -> None:
+    file = tmp_path / "cameras.txt"
+    file.write_bytes("\ufefflobby/door-1\r\ndoor-2\r\n".encode())
+    assert _select([], [], file) == ["lobby/door-1", "*/door-2"]
+
+
 @pytest.mark.parametrize("option", ["--site", "--camera"])
 @pytest.mark.parametrize("name", ["", " ", "a b", "lobby,yard", "café", "a/b/c", "lobby/", "/door-1", "d" * 65])
 def test_what_can_be_no_camera_is_refused(option: str, name: str, tmp_path: Path) -> None:
