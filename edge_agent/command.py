@@ -3,28 +3,22 @@
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Self
 
 from protocol import topics
 from protocol.answers import Answers, id_of
 from protocol.errors import FleetError, LinkError, Reason, Rejected
 from protocol.link import Link, Received
-from protocol.messages import Command, CommandAck, Message
+from protocol.messages import Command, CommandAck, RawMessage
 
 log = logging.getLogger(__name__)
 
 Operation = Callable[[Command], Awaitable[None]]
 
 
-class AnyCommand(Message):
+class AnyCommand(RawMessage):
     """A command as bytes: what cannot be read must be answered, not vanish."""
 
     topic = topics.COMMAND
-    payload: bytes
-
-    @classmethod
-    def _parse(cls, payload: bytes) -> Self:
-        return cls(payload=payload)
 
 
 def refusal(command: Command, is_retained: bool, now: datetime) -> str:

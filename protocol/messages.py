@@ -51,6 +51,19 @@ class Message(BaseModel):
         return cls.model_validate_json(payload)
 
 
+class RawMessage(Message):
+    """A message as bytes, for whoever must also hear of what cannot be read."""
+
+    payload: bytes
+
+    def encode(self) -> bytes:
+        return self.payload
+
+    @classmethod
+    def _parse(cls, payload: bytes) -> Self:
+        return cls(payload=payload)
+
+
 class PlainMessage(Message):
     """A message whose payload is one bare word, so that any MQTT client can use it as it is."""
 

@@ -7,14 +7,13 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
 
 from protocol import topics
-from protocol.answers import REMEMBERED, Answers
+from protocol.answers import REMEMBERED, Answers, id_of
 from protocol.broker import Broker
 from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, in_one_line
 from protocol.link import Link, Presence
-from protocol.messages import Message, Status
+from protocol.messages import Message, RawMessage, Status
 from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
 from protocol.signature import TrustedKeys
 from protocol.tasks import end_all
@@ -39,27 +38,24 @@ KEPT_S, FOUND_S = 0.5, 5.5
 JOURNAL_FILE, SHELF_FOLDER = "rollouts.sqlite", "releases"
 
 
-class AnyReport(Message):
+class AnyReport(RawMessage):
     """A camera's report as bytes: what cannot be read must count, not vanish."""
 
     topic = topics.REPORTED
     max_bytes = 1_000_000
-    payload: bytes
-
-    @classmethod
-    def _parse(cls, payload: bytes) -> Self:
-        return cls(payload=payload)
 
 
-class AnyState(Message):
+class AnyOrder(RawMessage):
+    """A command to the coordinator as bytes: what cannot be read must be answered, not vanish."""
+
+    topic = topics.ROLLOUT_COMMAND
+    max_bytes = RolloutCommand.max_bytes
+
+
+class AnyState(RawMessage):
     """How a rollout stood, as bytes: one that cannot be read is cleared up, too."""
 
     topic = topics.ROLLOUT_STATE
-    payload: bytes
-
-    @classmethod
-    def _parse(cls, payload: bytes) -> Self:
-        return cls(payload=payload)
 
 
 @dataclass(frozen=True)
@@ -232,16 +228,25 @@ class Coordinator:
             self._book.hear(*events)
 
     async def _obey(self) -> None:
-        async with self._link.receive(self._settings.base, RolloutCommand, max_waiting=REMEMBERED) as commands:
-            async for _, command, is_retained in commands:
+        async with self._link.receive(self._settings.base, AnyOrder, max_waiting=REMEMBERED) as orders:
+            async for _, order, is_retained in orders:
                 if is_retained:
-                    log.warning("rollout command %r (%s): retained, ignored", command.id, command.op)
-                    continue
-                if command.op in ("start", "rollback"):
-                    await self._find_cameras()
-                ack = self._answers.to(command) or _expired(command) or self._carry_out(command)
-                with contextlib.suppress(LinkError):  # the sender asks again
-                    await self._link.send(self._fleet, ack)
+                    log.warning("a rollout command is retained, and ignored")
+                elif (ack := await self._answer_to(order.payload)) is not None:
+                    with contextlib.suppress(LinkError):  # the sender asks again
+                        await self._link.send(self._fleet, ack)
+
+    async def _answer_to(self, payload: bytes) -> RolloutAck | None:
+        """Carries out an order that is new; None when nobody can be answered."""
+        try:
+            command = RolloutCommand.decode(payload)
+        except Rejected as error:
+            log.warning("a rollout command is refused: %s", error)
+            id_ = id_of(payload)
+            return RolloutAck(id=id_, ok=False, reason=str(error)[:500]) if id_ else None
+        if command.op in ("start", "rollback"):
+            await self._find_cameras()
+        return self._answers.to(command) or _expired(command) or self._carry_out(command)
 
     def _carry_out(self, command: RolloutCommand) -> RolloutAck:
         self._decide_now()

@@ -172,6 +172,12 @@ async def test_retained_and_expired_orders_are_not_carried_out(fleet: Fleet) -> 
             ack = (await anext(acks)).message
         assert (ack.id, ack.ok) == ("old", False)
         assert "the coordinator's clock shows" in ack.reason
+        async with fleet.link.receive("maskfleet", RolloutAck) as acks:
+            for wrong in (b'{"id": "w", "op": "abort", "args": null}', b'{"id": "w", "op": "dance"}', b'{"id": "w", "v": 2, "op": "abort"}'):
+                await client.publish(topic, wrong, qos=1)
+                ack = (await anext(acks)).message
+                assert (ack.id, ack.ok) == ("w", False)
+                assert "rollout" in ack.reason or "command" in ack.reason
         await client.publish(topic, b"{not json", qos=1)
         await client.publish(topic, b"x" * 100_000, qos=1)
         await client.publish(topic, RolloutCommand(id="new", op="pause").encode(), qos=1)
