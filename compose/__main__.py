@@ -55,7 +55,7 @@ def simulate(
     loss: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the chunks that never arrive.")] = 0,
     link_kib_s: Annotated[float | None, typer.Option(min=1, help="How fast chunks arrive at each camera.")] = None,
     crash: Annotated[float, typer.Option(min=0, max=0.9, help="Chance that an agent dies at each change of its update's state.")] = 0,
-    clock_off_s: Annotated[float, typer.Option(min=-1e9, max=1e9, help="How wrong the cameras' clocks are.")] = 0,
+    clock_off_s: Annotated[float, typer.Option(min=-1.79e9, max=1e11, help="How wrong the cameras' clocks are.")] = 0,
     duplicates: Annotated[int, typer.Option(min=0, help="So many cameras have a name that is another's, too.")] = 0,
     rate_kib_s: Annotated[int, typer.Option(min=1, help="Chunks are sent this fast at most.")] = 128,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
