@@ -31,12 +31,6 @@ def test_a_release_goes_to_all_in_waves(url: str | None) -> None:
     assert figures["bytes_ratio"] <= 1.2
 
 
-def test_chunks_that_are_lost_are_sent_again(url: str | None) -> None:
-    figures = simulate(url, "--loss", 0.2, "--answer-s", 200)
-    assert figures["phase"] == "done", figures
-    assert figures["on_new_model"] == CAMERAS
-
-
 def test_a_bad_model_stays_on_one_camera_and_leaves_it(url: str | None) -> None:
     figures = simulate(url, "--model", "slow")
     assert figures["phase"] == "paused"

@@ -39,6 +39,12 @@ def test_agents_that_die_in_the_middle_go_on_where_they_were(mosquitto) -> None:
     assert figures["on_new_model"] == figures["committed"], figures
 
 
+def test_chunks_that_are_lost_are_sent_again(mosquitto) -> None:
+    figures = simulate(mosquitto.url, "--loss", 0.2, "--answer-s", 200)
+    assert figures["phase"] == "done", figures
+    assert figures["on_new_model"] == CAMERAS
+
+
 def test_slow_links_and_a_wrong_clock_only_take_longer(mosquitto) -> None:
     figures = simulate(mosquitto.url, "--link-kib-s", 40, "--clock-off-s", -1.7e9)
     assert figures["phase"] == "done", figures

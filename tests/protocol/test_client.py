@@ -9,18 +9,20 @@ import sys
 import pytest
 from greetings import broker, eventually, presence, retained
 
+from protocol import link as link_module
 from protocol.link import Link
 from protocol.messages import Status
 
 
-async def test_a_frozen_broker_is_noticed_and_one_connection_is_left_when_it_thaws(mosquitto) -> None:
+async def test_a_frozen_broker_is_noticed_and_one_connection_is_left_when_it_thaws(mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "SEND_TIMEOUT_S", 2)
     sessions: list[int] = []
     async with Link(broker(mosquitto), "camera", presence(sessions)) as link:
         await link.wait_online()
         open_before = len(os.listdir("/proc/self/fd"))
         mosquitto.freeze()
         await eventually(lambda: not link.is_online)
-        await asyncio.sleep(12)  # at least one attempt connects and gets no answer
+        await asyncio.sleep(5)  # at least one attempt connects and gets no answer
         assert len(os.listdir("/proc/self/fd")) <= open_before + 2
         mosquitto.thaw()
         await eventually(lambda: link.is_online)
@@ -36,6 +38,7 @@ def test_who_leaves_while_it_connects_leaves_nothing_behind(mosquitto, moment: s
     script = f"""
 import asyncio, socket, time
 from protocol.broker import Broker
+from protocol import link as link_module
 from protocol.link import Link
 connect = socket.create_connection
 def slow(*where, **how):

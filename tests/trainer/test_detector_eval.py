@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from protocol.errors import Rejected
-from trainer import measure
+from trainer import detector_eval, measure
 from trainer.detector_card import table
 from trainer.detector_commands import show_detector
 from trainer.detector_eval import NATIVE, Findings, average_precision, by_shown_size, compare, find, match, summary
@@ -100,8 +101,7 @@ def test_average_precision_of_simple_orders():
 
 
 def test_the_comparison_makes_both_tables(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "REPEATS", 2)
-    monkeypatch.setattr(measure, "WARM_UP", 0)
+    monkeypatch.setattr(detector_eval, "latencies", partial(measure.latencies, repeats=2))
     model = tmp_path / "model.onnx"
     model.write_bytes(export(DetectorNet(SIZES["small"])))
     frames = [frame((10, 10, 40, 40)), frame((50, 50, 30, 30), labels=("without_mask",), name="b.jpg")]

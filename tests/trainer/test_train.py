@@ -98,6 +98,7 @@ def test_batches_show_each_picture_once(data_folder: Path) -> None:
 
 def test_a_run_is_a_folder_without_pickle(run: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == [
+        ".lock",
         "config.json",
         "metrics.csv",
         "predictions.csv",
