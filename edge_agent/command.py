@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 
 from protocol import topics
-from protocol.answers import Answers, id_of
+from protocol.answers import Answers, refused
 from protocol.errors import FleetError, LinkError, Reason, Rejected
 from protocol.link import Link, Received
 from protocol.messages import Command, CommandAck, RawMessage
@@ -48,11 +48,10 @@ async def _answer(payload: bytes, is_retained: bool, operations: Mapping[str, Op
         command = Command.decode(payload)
     except Rejected as error:
         log.warning("a command is refused: %s", error)
-        id_ = None if is_retained else id_of(payload)
-        return CommandAck(id=id_, ok=False, reason=str(error)[:500]) if id_ else None
-    refused = refusal(command, is_retained, datetime.now(UTC))
-    if refused:
-        log.warning("command %r (%r): %s", command.id, command.op, refused)
+        return None if is_retained else refused(CommandAck, payload, error)
+    why_not = refusal(command, is_retained, datetime.now(UTC))
+    if why_not:
+        log.warning("command %r (%r): %s", command.id, command.op, why_not)
         return None
     ack = answers.to(command)
     if ack is None:

@@ -5,6 +5,7 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from protocol.errors import Rejected
 from protocol.messages import Command, CommandAck
 from protocol.rollouts import RolloutAck, RolloutCommand
 
@@ -17,12 +18,13 @@ class _Asked(BaseModel):
     id: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-def id_of(payload: bytes) -> str | None:
-    """The id of a command that cannot be read otherwise, so that it can be answered; None where it has none."""
+def refused(ack: type[A], payload: bytes, error: Rejected) -> A | None:
+    """The answer to a command that cannot be read; None where it has no id to be answered by."""
     try:
-        return _Asked.model_validate_json(payload).id
+        id_ = _Asked.model_validate_json(payload).id
     except ValidationError:
         return None
+    return ack(id=id_, ok=False, reason=str(error)[:500])
 
 
 class Answers(Generic[A]):

@@ -22,9 +22,10 @@ def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
     room, the channels that matter least are left behind. Raises Rejected when the exported network is of no known size.
     """
     held = _held(exported)
-    _rebuild(held, exported, images_NCHW)
+    names = [name for name, _ in _in_pass(held)]
+    _rebuild(held, names, exported, images_NCHW)
     trim(held, network, images_NCHW)
-    _rebuild(network, export_whole(held), images_NCHW)
+    _rebuild(network, names, export_whole(held), images_NCHW)
 
 
 def _held(exported: bytes) -> DetectorNet:
@@ -37,9 +38,9 @@ def _held(exported: bytes) -> DetectorNet:
     raise Rejected(Reason.BAD_INPUT, "the detector to start from is of no size that is known here")
 
 
-def _rebuild(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
-    """Puts the first channels of an exported network's convolutions into those of the same name, as many as fit."""
-    parts, names = _in_pass(network), [name for name, _ in _in_pass(_held(exported))]
+def _rebuild(network: DetectorNet, names: list[str], exported: bytes, images_NCHW: Tensor) -> None:
+    """Puts the first channels of an exported network's convolutions, which have these names, into those of the same name, as many as fit."""
+    parts = _in_pass(network)
     folded = dict(zip(names, _convolutions_of(exported), strict=True))
     biases = [_fill(part, *folded[name]) if name in folded else _pass_on(part) for name, part in parts]
     network.stem[0][0].weight.data *= 255  # type: ignore[index]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from protocol import topics
-from protocol.answers import REMEMBERED, Answers, id_of
+from protocol.answers import REMEMBERED, Answers, refused
 from protocol.broker import Broker
 from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, in_one_line
 from protocol.link import Link, Presence
@@ -242,8 +242,7 @@ class Coordinator:
             command = RolloutCommand.decode(payload)
         except Rejected as error:
             log.warning("a rollout command is refused: %s", error)
-            id_ = id_of(payload)
-            return RolloutAck(id=id_, ok=False, reason=str(error)[:500]) if id_ else None
+            return refused(RolloutAck, payload, error)
         if command.op in ("start", "rollback"):
             await self._find_cameras()
         return self._answers.to(command) or _expired(command) or self._carry_out(command)
