@@ -25,6 +25,7 @@ docs: .venv/.dev  ## docs/protocol.md from the topics and messages, docs/setting
 	$(BIN)/python docs/generate.py
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("MaskFleet needs Python 3.11 or newer: make PYTHON=python3.11 ..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 
 .venv/.demo: .venv/bin/python pyproject.toml constraints.txt

@@ -59,10 +59,18 @@ def _plain(message: type[Message]) -> list[str]:
 def _fields(message: type[Message]) -> list[str]:
     schema = message.model_json_schema()
     definitions = schema.pop("$defs", {})
-    lines = ["| field | type | what |", "|---|---|---|"]
+    if message.topic.writer != "user":
+        lines = ["| field | type | what |", "|---|---|---|"]
+        return lines + [f"| `{name}` | {_type(field, definitions)} | {_what(field)} |" for name, field in schema["properties"].items()]
+    lines = ["What has no default must be given.", "", "| field | default | type | what |", "|---|---|---|---|"]
     for name, field in schema["properties"].items():
-        lines.append(f"| `{name}` | {_type(field, definitions)} | {field.get('description', '').replace(chr(10), ' ')} |")
+        default = f"`{_number(field['default'])}`" if "default" in field else ""
+        lines.append(f"| `{name}` | {default} | {_type(field, definitions)} | {_what(field)} |")
     return lines
+
+
+def _what(field: dict[str, Any]) -> str:
+    return str(field.get("description", "")).replace("\n", " ")
 
 
 def _type(field: dict[str, Any], definitions: dict[str, Any]) -> str:

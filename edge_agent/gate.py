@@ -18,7 +18,7 @@ class Gate(BaseModel):
     latency_slack_ms: float = Field(default=5.0, ge=0)
     """A difference below this is no difference: other programs make as much."""
     disagreement: float = Field(default=0.3, ge=0, le=1)
-    """So large a share of the faces may the two models see differently."""
+    """The two models may see at most this share of the faces differently."""
     judged_faces: int = Field(default=20, ge=1)
     """Fewer faces than this say nothing about disagreement."""
 

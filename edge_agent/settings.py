@@ -114,9 +114,9 @@ class DecideSettings(_Section):
     """When a face is worth an alert."""
 
     votes_needed: int = Field(default=Rules.votes_needed, ge=1, le=1000)
-    """So many of a face's last `votes_kept` readings must agree to open or close an incident."""
+    """How many of a face's last `votes_kept` readings must agree to open or close an incident."""
     votes_kept: int = Field(default=Rules.votes_kept, ge=1, le=1000)
-    """So many of a face's readings are remembered."""
+    """How many of a face's readings are kept, and vote."""
     least_p: float = Field(default=Rules.least_p, ge=0, le=1)
     """The mean p(no mask) of the votes that open an incident must reach this."""
     age_s: float = Field(default=Rules.age_s, ge=0, le=3600)
@@ -145,11 +145,11 @@ class OutboxSettings(_Section):
     """How much waits for a broker that is away; beyond any of these the oldest alert is dropped, and counted on `health`."""
 
     messages: int = Field(default=Limits.messages, ge=1, le=1_000_000)
-    """So many alerts and ends of incidents."""
+    """At most so many alerts and ends of incidents."""
     size_bytes: int = Field(default=Limits.size_bytes, ge=10_000, le=10**9)
-    """So large all of them together."""
+    """Together at most so large."""
     age_s: float = Field(default=Limits.age_s, ge=60)
-    """So old."""
+    """None older than this; the default is 30 days."""
 
     def limits(self) -> Limits:
         """As the outbox takes them."""
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     home_assistant: bool = True
     """Whether the camera shows itself to Home Assistant; false removes it there."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """What is less grave is not told on standard error."""
+    """Only what is at least so grave is logged, on standard error."""
     broker: BrokerSettings = BrokerSettings()
     detect: DetectSettings = DetectSettings()
     classify: ClassifySettings = ClassifySettings()
