@@ -182,6 +182,17 @@ class Report(Message):
         return cls.model_validate_json(payload) if payload else cls()
 
 
+class Failure(BaseModel):
+    """What became of a release on one camera, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    camera: Text
+    """`site/camera`."""
+    fate: Literal["rejected", "failed", "rolled_back"]
+    reason: Text
+
+
 class RolloutState(Message):
     """How a rollout stands."""
 
@@ -208,6 +219,8 @@ class RolloutState(Message):
     failed: Count
     rolled_back: Count
     offline: Count
+    failures: tuple[Failure, ...] = ()
+    """Of 16 cameras at most, those first that nobody has let pass."""
     updated: AwareDatetime
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -82,6 +82,8 @@ class Book:
         self.unsaid: set[str] = set()
         """Rollouts whose state is not what was last said."""
         self.online: dict[str, bool] = {}
+        self._desired: dict[str, str] = {}
+        """By camera: the rollout whose wish the broker has, or may have, as its desired state."""
         self._foreign: set[str] = set()
         """Rollouts of a journal that was lost, of which others still tell."""
         self.changed = asyncio.Event()
@@ -92,9 +94,10 @@ class Book:
         A rollout that has begun is taken up even if its release has expired or its key is trusted no more: the cameras judge, and
         a coordinator that did not start could neither stop it nor take it back.
         """
+        self._desired = self._journal.load_desired()
         for state, shipment in self._journal.load():
-            if is_over(state) and not self._shelf.holds(shipment):
-                log.warning("rollout %s is over, and its release gone: left out", state.plan.rollout)
+            if (state.is_superseded or state.phase in CLOSED) and not self._shelf.holds(shipment):
+                log.warning("rollout %s has ended, and its release is gone: left out", state.plan.rollout)
                 continue
             self.entries[state.plan.rollout] = Entry(state, self._shelf.read(shipment))
             self._owe(state.plan.rollout, tuple(owed(state)))
@@ -208,11 +211,21 @@ class Book:
         if self.tells.get(key) == tell:
             del self.tells[key]
 
-    def asks_since(self, rollout: str, camera: str) -> bool:
-        """Whether a newer rollout has asked this camera for something: an older one must not unsay that."""
+    def is_newers(self, rollout: str, camera: str) -> bool:
+        """Whether a camera's desired state is a newer rollout's: an older one must not unsay that, and has nothing there to take back."""
         names = list(self.entries)
         newer = names[names.index(rollout) + 1 :]
+        if (latest := self._desired.get(camera)) is not None:
+            return latest in newer
+        # An older journal does not say.
         return any((own := self.entries[name].state.cameras.get(camera)) is not None and own.attempt > 0 for name in newer)
+
+    def will_say(self, keys: Iterable[tuple[str, str]]) -> None:
+        """The desired states of these cameras become these rollouts'. Before it is said: who is killed between must not think that it was not."""
+        changed = {camera: rollout for rollout, camera in keys if self._desired.get(camera) != rollout}
+        if changed:
+            self._journal.save_desired(changed)
+            self._desired |= changed
 
     def is_busy(self, rollout: str, camera: str) -> bool:
         """Whether a camera is at work for another rollout than this, or an older one is to ask it first: it should not be disturbed."""
@@ -250,7 +263,7 @@ class Book:
         names, kind = list(self.entries), self.entries[rollout].state.plan.kind
         for name in names[: names.index(rollout)]:
             if self.entries[name].state.plan.kind == kind:
-                self.do(name, Supersede(self._clock()))
+                self.do(name, Supersede(self._clock(), rollout))
 
     def _free_name(self, name: str) -> str:
         number, free = 1, name

@@ -9,7 +9,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS lease (one INTEGER PRIMARY KEY CHECK (one = 1), host TEXT, pid INTEGER, epoch INTEGER, until_s REAL);
 CREATE TABLE IF NOT EXISTS rollout (id TEXT PRIMARY KEY, place INTEGER UNIQUE, shipment TEXT, head TEXT, is_open INTEGER);
 CREATE TABLE IF NOT EXISTS camera (rollout TEXT, name TEXT, state TEXT, PRIMARY KEY (rollout, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS desired (camera TEXT PRIMARY KEY, rollout TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS log (seq INTEGER PRIMARY KEY AUTOINCREMENT, rollout TEXT, epoch INTEGER, at_s REAL, event TEXT, camera TEXT,
                                 text TEXT, is_sent INTEGER DEFAULT 0);
 CREATE INDEX IF NOT EXISTS log_unsent ON log (seq) WHERE is_sent = 0;
@@ -108,6 +109,16 @@ class Journal:
             )
             self._db.executemany("REPLACE INTO camera VALUES (?, ?, ?)", cameras)
             self._db.executemany("INSERT INTO log (rollout, epoch, at_s, event, camera, text) VALUES (?, ?, ?, ?, ?, ?)", lines)
+
+    def load_desired(self) -> dict[str, str]:
+        """By camera: the rollout whose wish was said to it last."""
+        return dict(self._read("SELECT camera, rollout FROM desired"))
+
+    def save_desired(self, rollouts: Mapping[str, str]) -> None:
+        """Writes down whose wishes are said to some cameras."""
+        with self.together():
+            self._check()
+            self._db.executemany("REPLACE INTO desired VALUES (?, ?)", rollouts.items())
 
     def unsent(self, most: int = 100) -> list[tuple[str, RolloutLog]]:
         """Lines of the record that the broker has not acknowledged, the oldest first, each with its rollout.

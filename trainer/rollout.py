@@ -88,8 +88,9 @@ def allows(state: Rollout, command: type[Event]) -> bool:
 
 
 def is_over(state: Rollout) -> bool:
-    """Whether nothing can come of this rollout any more."""
-    return (state.is_superseded or state.phase in CLOSED) and not any(owed(state))
+    """Whether nothing can come of this rollout any more. From one that was aborted there is a way back, until a newer one has taken its place."""
+    has_way_back = state.phase is P.ABORTED and not state.is_superseded and any(map(_is_reached, state.cameras.values()))
+    return (state.is_superseded or state.phase in CLOSED) and not has_way_back and not any(owed(state))
 
 
 def owed(state: Rollout) -> Iterator[Tell]:
@@ -127,8 +128,9 @@ def _command(state: Rollout, event: Event) -> Rollout:
             return _enter(each(state, recall), P.ABORTED, event.at_s, reason)
         case RollBack(reason=reason):
             return _enter(each(state, recall), P.ROLLED_BACK, event.at_s, reason)
-        case Supersede():
-            return each(state, recall).model_copy(update={"is_superseded": True})
+        case Supersede(by=by):
+            left = each(state, recall).model_copy(update={"is_superseded": True})
+            return left if state.phase in (P.DONE, *CLOSED) else _enter(left, P.ABORTED, event.at_s, f"{by} has taken its place")
     raise TypeError(f"{event} is no command")
 
 
@@ -167,13 +169,14 @@ def _alarm(state: Rollout) -> str:
     failed = [(name, own) for name, own in state.cameras.items() if own.fate in BAD and not own.is_excused]
     if not failed:
         return ""
-    name, own = failed[-1]
-    last = f"{name} {own.fate.replace('_', ' ')}: {own.reason}"
-    if len(rules.waves) > 1 and any(own.wave == 1 for _, own in failed):
-        return f"failure in the first wave ({last})"
+    first = [(name, own) for name, own in failed if own.wave == 1]
+    name, own = (first or failed)[0]
+    one = f"{name} {own.fate.replace('_', ' ')}: {own.reason}"
+    if len(rules.waves) > 1 and first:
+        return f"failure in the first wave ({one})"
     answers = len(failed) + _fates(state)[Fate.COMMITTED]
     if len(failed) >= rules.max_failures and _is_share(len(failed), rules.max_failure_share, answers):
-        return f"{len(failed)} failures in {answers} answers (latest: {last})"
+        return f"{len(failed)} failures in {answers} answers (such as {one})"
     return ""
 
 

@@ -70,7 +70,7 @@ class Rules(_Frozen):
     max_failures: int = Field(default=2, ge=1)
     """After the first wave, so many failures stop the rollout ..."""
     max_failure_share: Share = 0.05
-    """... when they are also so large a share of the answers. In the first wave any failure does."""
+    """... when they are also so large a share of the answers. In the first of several waves any failure does."""
 
     @field_validator("waves")
     @classmethod
@@ -203,7 +203,9 @@ class RollBack(Event):
 
 @dataclass(frozen=True)
 class Supersede(Event):
-    """A newer rollout of the same kind asks its first camera; this one was done, or had ended, when that began."""
+    """A newer rollout of the same kind asks its first camera. One that waits for cameras beside a way back ends by it."""
+
+    by: str
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 from protocol.errors import LinkError
 from protocol.link import Link
 from protocol.messages import utc
-from protocol.rollouts import Desired, RolloutState
+from protocol.rollouts import Desired, Failure, RolloutState
 from protocol.topics import Address, RolloutAddress
 from trainer.book import Book
 from trainer.journal import Journal
@@ -20,6 +19,8 @@ log = logging.getLogger(__name__)
 
 TOGETHER = 8
 """So many desired states are on their way to the broker at a time."""
+SHOWN, REASON_CHARS = 16, 40
+"""Of so many cameras a rollout's state says why the release failed there, and so much of the reason: a camera may say anything."""
 PAUSE_S = 0.05
 """Between two rounds: a state that changes often is said twenty times a second at most."""
 
@@ -52,8 +53,8 @@ class Mouth:
             await asyncio.sleep(PAUSE_S)
 
     async def _tell(self) -> None:
-        free = ((key, tell) for key, tell in self._book.tells.items() if not self._book.is_busy(*key))
-        batch = list(islice(free, TOGETHER))
+        batch = self._next()
+        self._book.will_say(key for key, _ in batch if self._is_to_be_said(key))
         results = await asyncio.gather(*(self._tell_one(key, tell) for key, tell in batch), return_exceptions=True)
         for (key, tell), result in zip(batch, results, strict=True):
             if result is None:
@@ -69,13 +70,26 @@ class Mouth:
         if any(results):
             raise LinkError("the broker did not take it")
 
-    async def _tell_one(self, key: tuple[str, str], tell: Tell) -> None:
+    def _next(self) -> list[tuple[tuple[str, str], Tell]]:
+        """What is said together: to each camera one thing, or nobody knew which came last."""
+        batch: dict[str, tuple[tuple[str, str], Tell]] = {}
+        for key, tell in self._book.tells.items():
+            if len(batch) == TOGETHER:
+                break
+            if tell.camera not in batch and not self._book.is_busy(*key):
+                batch[tell.camera] = (key, tell)
+        return list(batch.values())
+
+    def _is_to_be_said(self, key: tuple[str, str]) -> bool:
+        """Not to a camera that has committed meanwhile, nor in place of what a newer rollout asked of it, unless it is to run the release."""
         rollout, camera = key
         own = self._book.entries[rollout].state.cameras[camera]
-        if own.is_told:  # it has committed meanwhile
+        return not own.is_told and (own.fate is Fate.UPDATING or not self._book.is_newers(rollout, camera))
+
+    async def _tell_one(self, key: tuple[str, str], tell: Tell) -> None:
+        if not self._is_to_be_said(key):
             return
-        if own.fate is not Fate.UPDATING and self._book.asks_since(rollout, camera):
-            return
+        rollout, camera = key
         if tell.asked == "nothing":
             desired = Desired(rollout=rollout, attempt=tell.attempt)
         else:
@@ -89,7 +103,7 @@ class Mouth:
             entry = self._book.entries.get(rollout)
             if entry is not None:
                 try:
-                    await self._link.send(RolloutAddress(self._base, rollout), self._state(entry.state))
+                    await self._link.send(RolloutAddress(self._base, rollout), self.state(entry.state))
                 except LinkError:
                     self._book.unsaid.add(rollout)
                     raise
@@ -103,7 +117,8 @@ class Mouth:
             self._journal.mark_sent(lines[-1][1].seq)
             self._book.changed.set()
 
-    def _state(self, state: Rollout) -> RolloutState:
+    def state(self, state: Rollout) -> RolloutState:
+        """How a rollout stands, with the next number."""
         self._seq += 1
         plan = state.plan
         figures: dict[str, Any] = counts(state)
@@ -119,9 +134,18 @@ class Mouth:
             counter=plan.counter,
             wave=state.wave,
             waves=len(plan.rules.waves),
+            failures=failures(state),
             updated=utc(self._clock()),
             **figures,
         )
+
+
+def failures(state: Rollout) -> tuple[Failure, ...]:
+    """Some cameras on which the release failed, those first that nobody has let pass: as many as fit into a retained message."""
+    failed = sorted(((name, own) for name, own in state.cameras.items() if own.fate in BAD), key=lambda one: one[1].is_excused)
+    return tuple(
+        Failure.model_validate({"camera": name, "fate": own.fate.value, "reason": own.reason[:REASON_CHARS]}) for name, own in failed[:SHOWN]
+    )
 
 
 def counts(state: Rollout) -> dict[str, int]:

@@ -82,8 +82,13 @@ async def follow(link: Link, base: str, console: Console) -> None:
 
 
 def table(document: dict[str, Any], lines: list[str] | None = None) -> Table:
-    """The document for a person, with the last lines of the record below."""
-    caption = "\n".join(lines or [])
+    """The document for a person; below it why the release failed on cameras, and the last lines of the record."""
+    failed = [
+        f"{one['rollout']} {own['camera']} {own['fate'].replace('_', ' ')}: {own['reason']}"
+        for one in document["rollouts"]
+        for own in one["failures"]
+    ]
+    caption = "\n".join([*failed, *(lines or [])])
     shown = Table(title=f"coordinator {document['coordinator']}", title_justify="left", caption=caption, caption_justify="left", box=None)
     for name in ("rollout", "release", "phase", "wave", *COUNTS, "reason"):
         shown.add_column(name.replace("_", " "), justify="right" if name in COUNTS else "left")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,8 @@ TOGETHER_S = 0.05
 REPORT_AFTER_S = (0.0, 6.0, 20.0)
 KEPT_S, FOUND_S = 0.5, 5.5
 """After a connection: what the broker kept has come; whoever is there has been asked to say so, and has."""
+OFTEN, OFTEN_S = 5, 60.0
+"""Two coordinators of one name take the connection from each other; a lease knows only those of its own state folder."""
 JOURNAL_FILE, SHELF_FOLDER = "rollouts.sqlite", "releases"
 
 
@@ -91,6 +94,7 @@ class Coordinator:
         self._connected = asyncio.Event()
         self._answers = Answers[RolloutAck]()
         self._connected_s = 0.0
+        self._connections = deque[float](maxlen=OFTEN)
 
     @property
     def bytes_sent(self) -> int:
@@ -143,6 +147,11 @@ class Coordinator:
     def _on_connection(self, _: int) -> tuple[Message, ...]:
         self._heard.append(Connected(time.time()))
         self._connected_s = time.monotonic()
+        self._connections.append(self._connected_s)
+        if len(self._connections) == OFTEN and self._connected_s - self._connections[0] < OFTEN_S:
+            log.warning(
+                "connected %d times in a minute: is another coordinator at work for base %s, with another state folder?", OFTEN, self._fleet.base
+            )
         self._connected.set()
         return ()
 
@@ -278,7 +287,8 @@ class Coordinator:
         event = {"pause": Pause(now_s, reason), "resume": Resume(now_s), "abort": Abort(now_s, reason)}[command.op]
         state = self._book.entries[rollout].state
         if not allows(state, type(event)):
-            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {state.phase}: it cannot {command.op}")
+            stands = "superseded by a newer one" if state.is_superseded else state.phase
+            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {stands}: it cannot {command.op}")
         self._book.do(rollout, event)
         state = self._book.entries[rollout].state
         if command.op == "resume" and state.phase is Phase.PAUSED:

@@ -100,6 +100,16 @@ async def test_a_camera_hears_nothing_of_the_others(guarded, authority) -> None:
     assert await heard_by(guarded, authority, "operator", "maskfleet/#", "door-2", *topics) == set(topics)
 
 
+@pytest.mark.parametrize("user", ["operator", "admin", "coordinator"])
+async def test_who_is_no_camera_cannot_speak_as_one(guarded, authority, user: str) -> None:
+    """The patterns for cameras hold for every user."""
+    own = [f"maskfleet/camera/lobby/{user}/{leaf}" for leaf in OWN]
+    wishes = [] if user == "coordinator" else [f"maskfleet-release/{'a' * 32}/want"]
+    listener = "coordinator" if user != "coordinator" else "admin"
+    assert await heard_by(guarded, authority, listener, "maskfleet/#", user, *own) == set()
+    assert await heard_by(guarded, authority, listener, "maskfleet-release/+/want", user, *wishes) == set()
+
+
 async def test_chunks_come_from_the_coordinator_only(guarded, authority) -> None:
     chunk = f"maskfleet-release/{'a' * 32}/chunk/0"
     assert await heard_by(guarded, authority, "door-1", chunk, "door-2", chunk) == set()

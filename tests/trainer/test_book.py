@@ -211,6 +211,23 @@ def test_a_way_back_from_where_nobody_was_reached_is_refused_and_ends_nothing(tm
     assert own.entries[rollout].state.phase == "running"
 
 
+def test_from_a_rollout_that_was_aborted_there_is_a_way_back_though_one_of_the_other_kind_came(tmp_path: Path, classifier_release: Path) -> None:
+    own = book(tmp_path)
+    bad = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    own.hear(Heard(1000.0, "lobby/door"))
+    commit(own, bad, "lobby/door")
+    own.entries[bad].state = own.entries[bad].state.model_copy(update={"phase": "running"})  # not done yet
+    own.do(bad, Abort(1000.0))
+    detector = Made("detector", "next", 50).write(tmp_path / "detector")
+    keys.sign(detector, KEY, 50, datetime.now(UTC) + timedelta(days=1), "0", 32 * 1024)
+    other = own.start(StartArgs(release=Shelf(tmp_path / "releases", TRUSTED).put(detector).name, select=("hall/*",)))
+    own.unsaid.clear()
+    own.let_go()
+    assert list(own.entries) == [bad, other]
+    back = own.roll_back(bad, old_release(tmp_path, 8), "")
+    assert own.entries[back].state.cameras["lobby/door"].asked == "run"
+
+
 def test_a_rollout_that_is_over_needs_its_release_no_more(tmp_path: Path, classifier_release: Path) -> None:
     own, name = book(tmp_path), release(tmp_path, classifier_release)
     own.do(own.start(StartArgs(release=name)), Abort(1000.0))

@@ -342,11 +342,46 @@ def test_a_rollout_that_is_superseded_asks_nobody_any_more() -> None:
     fleet(Start)
     for _ in range(4):
         fleet.wave()
-    fleet(Supersede)
+    fleet(Supersede, "r2")
     fleet(Heard, "hall/late")
     assert not fleet.of(Fate.UPDATING)
+    assert (fleet.state.phase, fleet.state.reason) == ("done", "")
     assert is_over(fleet.state)
     assert not allows(fleet.state, RollBack)
+
+
+def test_one_that_had_not_ended_ends_by_being_superseded_and_says_so() -> None:
+    """It waited for cameras, beside a way back from an older one."""
+    fleet = Driver(0)
+    fleet(Start)
+    fleet(Supersede, "r2")
+    assert (fleet.state.phase, fleet.state.reason) == ("aborted", "r2 has taken its place")
+    assert fleet.notes[-1].event == "aborted"
+    assert is_over(fleet.state)
+
+
+def test_from_one_that_was_aborted_there_is_a_way_back_until_it_is_superseded() -> None:
+    fleet = Driver(10)
+    fleet(Abort)
+    assert is_over(fleet.state), "it has reached nobody"
+    fleet = Driver(10)
+    fleet(Start)
+    fleet.answer(fleet.of(Fate.UPDATING)[0])
+    fleet(Abort)
+    assert allows(fleet.state, RollBack)
+    assert not is_over(fleet.state)
+    fleet(Supersede, "r2")
+    assert is_over(fleet.state)
+
+
+def test_the_camera_that_is_named_is_one_of_the_wave_that_stopped_it() -> None:
+    """One that only fetched the model failed before, over nothing that matters."""
+    fleet = Driver(20)
+    fleet(Start)
+    (first,) = fleet.of(Fate.UPDATING)
+    fleet.answer(fleet.names[-1], U.FAILED, reason="disk_failed")
+    fleet.answer(first, U.ROLLED_BACK, reason="too_slow")
+    assert fleet.state.reason == f"failure in the first wave ({first} rolled back: too_slow)"
 
 
 def test_the_state_is_its_json() -> None:

@@ -8,13 +8,13 @@ import pytest
 from made_releases import KEY, Made
 
 from protocol.messages import Message
-from protocol.rollouts import Desired, Kind, UpdateState
+from protocol.rollouts import MAX_RETAINED_BYTES, Desired, Kind, UpdateState
 from protocol.tasks import end
 from protocol.topics import Address, Fleet
 from trainer import keys
 from trainer.book import Book, StartArgs
 from trainer.journal import Journal
-from trainer.rollout_state import Answered, Camera, Connected, Heard, Tick
+from trainer.rollout_state import Abort, Answered, Camera, Connected, Fate, Heard, Pause, Resume, Tick
 from trainer.say import PAUSE_S, Mouth
 from trainer.shelf import Shelf
 
@@ -41,9 +41,14 @@ class Coordination:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.link, self.seq = folder, FakeLink(), itertools.count()
-        journal = Journal(folder / "rollouts.sqlite", lambda: 1000.0)
+        self.restart()
+
+    def restart(self) -> None:
+        """A coordinator takes the place of one that was killed, and has heard the cameras."""
+        journal = Journal(self.folder / "rollouts.sqlite", lambda: 1000.0)
         assert journal.take() == ""
-        self.book = Book(journal, Shelf(folder / "releases", {}), lambda: 1000.0)
+        self.book = Book(journal, Shelf(self.folder / "releases", {}), lambda: 1000.0)
+        self.book.load()
         self.mouth = Mouth(self.link, "maskfleet", self.book, journal, lambda: 1000.0)
         self.book.hear(Heard(1000.0, FIRST), Heard(1000.0, CAMERA))
 
@@ -98,6 +103,49 @@ async def test_a_broker_that_has_forgotten_all_is_told_what_cameras_need(tmp_pat
     own.answer(rollout, state)
     own.connect()
     assert await own.said() == ([(rollout, "run")] if state in (UpdateState.FETCHING, UpdateState.REJECTED) else [])
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_what_an_older_rollout_asked_after_a_newer_one_is_taken_back(tmp_path: Path, is_restarted: bool) -> None:
+    """The camera came when both were done, failed the older one for its disk's sake, and is asked again by it."""
+    own = Coordination(tmp_path)
+    old = own.start("classifier", 7, waves=("100%",), select=(CAMERA,))
+    await own.said()
+    own.answer(old, UpdateState.FAILED)
+    newer = own.start("detector", 8, waves=("100%",), select=(CAMERA,))
+    assert await own.said() == [(newer, "run")]
+    own.answer(newer, UpdateState.COMMITTED)
+    own.book.do(old, Pause(1000.0))
+    own.book.do(old, Resume(1000.0))
+    assert await own.said() == [(old, "run")]
+    if is_restarted:
+        own.restart()
+    own.book.do(old, Pause(1000.0))
+    own.book.do(old, Abort(1000.0))
+    assert await own.said() == [(old, "nothing")]
+
+
+async def test_what_a_newer_rollout_asked_since_is_not_unsaid_by_an_older_one(tmp_path: Path) -> None:
+    own = Coordination(tmp_path)
+    old = own.start("classifier", 7, waves=("1", "100%"))
+    assert await own.said() == [(old, "hold")]
+    own.book.do(old, Abort(1000.0))
+    newer = own.start("detector", 8, waves=("100%",), select=(CAMERA,))
+    assert (await own.said())[-1] == (newer, "run")
+    own.restart()
+    own.connect()
+    assert await own.said() == [(newer, "run")]
+
+
+def test_why_cameras_failed_fits_into_a_retained_message_whatever_they_are_called_and_say(tmp_path: Path) -> None:
+    own = Coordination(tmp_path)
+    rollout = own.start("classifier", 7, waves=("100%",))
+    state = own.book.entries[rollout].state
+    named = {f"{'s' * 64}/{'c' * 60}{number:04}": Camera(fate=Fate.FAILED, is_excused=number != 77, reason="\u20ac" * 500) for number in range(2000)}
+    said = own.mouth.state(state.model_copy(update={"cameras": named, "reason": "\u20ac" * 500}))
+    assert said.failures[0].camera.endswith("0077")
+    assert said.failed == 2000
+    assert len(said.encode()) < MAX_RETAINED_BYTES
 
 
 async def test_a_late_camera_is_asked_by_an_older_rollout_though_a_newer_one_had_it_fetch(tmp_path: Path) -> None:

@@ -18,11 +18,15 @@ from trainer.order import connected
 @pytest.mark.parametrize("text", ["see [/ops/12]", "open[/dev/video0] failed", "lost [link] today", "[red]"])
 def test_what_others_wrote_is_shown_as_it_is(text: str) -> None:
     one = {"rollout": "r-1", "name": text, "version": "1", "phase": "paused", "wave": 1, "waves": 4, "reason": text}
-    document = {"coordinator": "online", "rollouts": [one | dict.fromkeys(status.COUNTS, 0)]}
+    document = {
+        "coordinator": "online",
+        "rollouts": [one | dict.fromkeys(status.COUNTS, 0) | {"failures": [{"camera": text, "fate": "rolled_back", "reason": "too_slow"}]}],
+    }
     console = Console(width=400, record=True, quiet=False, markup=False)
     with console.capture() as shown:
         console.print(status.table(document, [text]))
-    assert shown.get().count(text) == 3
+    assert shown.get().count(text) == 4
+    assert f"{text} rolled back: too_slow" in shown.get()
 
 
 async def test_a_fleet_that_is_never_quiet_is_told_in_time(mosquitto) -> None:

@@ -16,7 +16,7 @@ from trainer import keys
 from trainer.book import SHOWN
 from trainer.rollout_state import Answered, ClockSet, Event, Heard, Plan, Rollout, Tick
 from trainer.shelf import Shelf
-from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
+from trainer.watch import OFTEN, SHELF_FOLDER, Coordinator, WatchSettings
 
 
 @pytest.mark.parametrize("by_s", [3600, -3600])
@@ -100,3 +100,12 @@ async def test_states_of_rollouts_that_it_does_not_know_or_of_long_ago_are_delet
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await anext(aiter(client.messages))
+
+
+async def test_who_is_thrown_off_again_and_again_says_why_that_may_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    coordinator = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path))
+    for _ in range(OFTEN - 1):
+        coordinator._on_connection(1)
+    assert not caplog.messages
+    coordinator._on_connection(1)
+    assert "is another coordinator at work for base maskfleet" in caplog.text
