@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from protocol.errors import Reason, Rejected, one_line
 from protocol.topics import CAMERAS
+from trainer.folder import naming
 from trainer.journal import Journal
 from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
 from trainer.rollout_state import (
@@ -99,7 +100,8 @@ class Book:
             if (state.is_superseded or state.phase in CLOSED) and not self._shelf.holds(shipment):
                 log.warning("rollout %s has ended, and its release is gone: left out", state.plan.rollout)
                 continue
-            self.entries[state.plan.rollout] = Entry(state, self._shelf.read(shipment))
+            with naming(f"rollout {state.plan.rollout}"):
+                self.entries[state.plan.rollout] = Entry(state, self._shelf.read(shipment))
             self._owe(state.plan.rollout, tuple(owed(state)))
 
     def hear(self, *events: Event) -> None:

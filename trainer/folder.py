@@ -13,13 +13,23 @@ from protocol.release import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Manifest
 
 def read_release(folder: Path, kind: Literal["classifier", "detector"] | None = None) -> tuple[Manifest, Path]:
     """The manifest and the model file of a release (of a kind, if one is named), its digest checked; raises Rejected."""
-    if not (folder / MANIFEST_FILE).is_file() or not (folder / MODEL_FILE).is_file():
-        raise Rejected(Reason.BAD_RELEASE, f"{folder}: not a release folder (needs {MODEL_FILE} and {MANIFEST_FILE})")
-    manifest = Manifest.parse((folder / MANIFEST_FILE).read_bytes())
-    if kind is not None and manifest.kind != kind:
-        raise Rejected(Reason.WRONG_KIND, f"{folder}: a {manifest.kind}, not a {kind}")
-    manifest.check_model((folder / MODEL_FILE).read_bytes())
+    with naming(folder):
+        if not (folder / MANIFEST_FILE).is_file() or not (folder / MODEL_FILE).is_file():
+            raise Rejected(Reason.BAD_RELEASE, f"not a release folder (needs {MODEL_FILE} and {MANIFEST_FILE})")
+        manifest = Manifest.parse((folder / MANIFEST_FILE).read_bytes())
+        if kind is not None and manifest.kind != kind:
+            raise Rejected(Reason.WRONG_KIND, f"a {manifest.kind}, not a {kind}")
+        manifest.check_model((folder / MODEL_FILE).read_bytes())
     return manifest, folder / MODEL_FILE
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """What is rejected within says first what it is about, as `what: why`."""
+    try:
+        yield
+    except Rejected as error:
+        raise Rejected(error.reason, f"{what}: {error}") from None
 
 
 def make_release_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from protocol.release import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SIGNATURE_FIL
 from protocol.rollouts import Desired
 from protocol.signature import Signature, Statement, TrustedKeys, key_id
 from protocol.topics import SEGMENT, SHORT_DIGEST
-from trainer.folder import read_release, sync
+from trainer.folder import naming, read_release, sync
 from trainer.keys import LONGEST_ROLLOUT, read_private, sign
 
 
@@ -58,7 +58,8 @@ def read_shipment(folder: Path) -> Shipment:
     if not signature_file.is_file():
         raise Rejected(Reason.BAD_SIGNATURE, f"{folder}: not signed; `maskfleet-trainer sign {folder} --key KEY` does that")
     manifest_bytes = (folder / MANIFEST_FILE).read_bytes()
-    signature = Signature.parse(signature_file.read_bytes())
+    with naming(folder):
+        signature = Signature.parse(signature_file.read_bytes())
     return Shipment(manifest, manifest_bytes, signature, model.read_bytes())
 
 

@@ -1,8 +1,10 @@
 """The coordinator's book: a rollout that has begun is taken up again, and what begins anew is checked anew."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from made_releases import Made
 
 from protocol.errors import DeviceError, Reason, Rejected
+from protocol.release import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE
 from protocol.rollouts import UpdateState
 from protocol.signature import Statement, TrustedKeys, public_text, trusted_keys
 from trainer import keys
@@ -69,6 +72,36 @@ def test_a_coordinator_starts_again_after_its_release_has_expired_or_its_key_is_
     with pytest.raises(Rejected) as caught:
         again.start(StartArgs(release=name))
     assert caught.value.reason is (Reason.EXPIRED if is_late else Reason.UNKNOWN_KEY)
+
+
+def forget(release: Path) -> None:
+    shutil.rmtree(release)
+
+
+def cut_short(name: str, release: Path) -> None:
+    (release / name).write_bytes((release / name).read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (forget, "not on the shelf"),
+        (partial(cut_short, MODEL_FILE), "SHA-256 is not the manifest's"),
+        (partial(cut_short, MANIFEST_FILE), "manifest: Invalid JSON"),
+        (partial(cut_short, SIGNATURE_FILE), "signature: Invalid JSON"),
+    ],
+)
+def test_a_coordinator_whose_shelf_is_damaged_names_rollout_and_folder(
+    tmp_path: Path, classifier_release: Path, damage: Callable[[Path], None], says: str
+) -> None:
+    name = release(tmp_path, classifier_release)
+    rollout = book(tmp_path).start(StartArgs(release=name))
+    damage(tmp_path / "releases" / name)
+    with pytest.raises(Rejected, match=says) as caught:
+        book(tmp_path)
+    assert str(caught.value).startswith(f"rollout {rollout}: ")
+    assert str(tmp_path / "releases") in str(caught.value)
+    assert name in str(caught.value)
 
 
 def test_a_release_that_was_read_before_is_checked_at_each_start_and_way_back(tmp_path: Path, classifier_release: Path, monkeypatch) -> None:
