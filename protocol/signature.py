@@ -109,6 +109,11 @@ class Signature(_Signed):
             raise Rejected(Reason.UNKNOWN_KEY, f"the release is signed by key {self.key}, which is not trusted here")
         _verify(manifest, self.signature, keys[self.key], "the manifest")
 
+    def end(self, trusted: TrustedKeys, now: datetime) -> datetime | None:
+        """When trusted keys that lead to the signer now lead there no more, for statements end; None when they always will."""
+        dates = sorted(statement.expires for statement in self.statements if statement.expires and not statement.has_ended(now))
+        return next((date for date in dates if self.key not in _with_vouched(trusted, self.statements, date)), None)
+
     def roots(self, now: datetime | None = None) -> frozenset[str]:
         """The keys of which a camera must trust one to believe this, by their ids. Without a time, no statement has ended."""
         found = {self.key}

@@ -66,15 +66,18 @@ def verify(
     release: Annotated[Path, typer.Argument(help="Release folder.")],
     key: Annotated[list[str], typer.Option(help="A trusted public key: base64, or a .pub file.")],
 ) -> None:
-    """Looks whether cameras that trust these keys would take a release today."""
+    """Looks whether cameras that trust these keys would take a release today, and until when."""
     from trainer.keys import read_public
     from trainer.shelf import read_shipment
 
     shipment = read_shipment(release)
-    shipment.check(read_public(key), datetime.now(UTC))
+    trusted, now = read_public(key), datetime.now(UTC)
+    shipment.check(trusted, now)
     manifest, signature = shipment.manifest, shipment.signature
-    ends = f"until {manifest.expires:%Y-%m-%d}" if manifest.expires else "for ever"
-    out.print(f"{release}: {manifest.name} {manifest.version}, counter {manifest.counter}, signed by {signature.key}, good {ends}")
+    ends = [date for date in (manifest.expires, signature.end(trusted, now)) if date]
+    good = f"until {min(ends):%Y-%m-%d}" if ends else "for ever"
+    named = f"{manifest.name} {manifest.version}, counter {manifest.counter}"
+    out.print(f"{release}: {named}, signed by {signature.key}, good {good}", soft_wrap=True)
 
 
 def _in(days: int | None) -> datetime | None:

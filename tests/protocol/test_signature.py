@@ -81,6 +81,20 @@ def test_a_statement_ends() -> None:
     assert reason(Signature.make(MANIFEST, NEW, (later,))) is Reason.BAD_SIGNATURE
 
 
+def test_the_end_of_a_signature_is_that_of_the_last_way_to_its_signer() -> None:
+    day = timedelta(days=1)
+    trusts_both = TRUSTED | trusted_keys([public_text(FOREIGN.public_key())])
+    chain = (vouch(NEW, OLD, NOW + 3 * day), vouch(NEWEST, NEW, NOW + 2 * day))
+    assert Signature.make(MANIFEST, OLD).end(TRUSTED, NOW) is None
+    assert Signature.make(MANIFEST, NEW, (vouch(NEW, OLD),)).end(TRUSTED, NOW) is None
+    assert Signature.make(MANIFEST, NEW, chain).end(TRUSTED, NOW) == NOW + 3 * day, "what vouches for another key does not count"
+    assert Signature.make(MANIFEST, NEWEST, chain).end(TRUSTED, NOW) == NOW + 2 * day
+    two_ways = Signature.make(MANIFEST, NEWEST, (*chain, vouch(NEWEST, FOREIGN, NOW + 9 * day)))
+    assert two_ways.end(TRUSTED, NOW) == NOW + 2 * day
+    assert two_ways.end(trusts_both, NOW) == NOW + 9 * day
+    assert two_ways.end(trusted_keys([public_text(NEWEST.public_key())]), NOW) is None
+
+
 def test_the_roots_of_a_signature_are_the_keys_that_are_enough_to_believe_it() -> None:
     ids = {key: Signature.make(MANIFEST, key).key for key in (OLD, NEW, NEWEST)}
     chain = Signature.make(MANIFEST, NEWEST, (vouch(NEW, OLD, NOW), vouch(FOREIGN, FOREIGN), vouch(NEWEST, NEW)))

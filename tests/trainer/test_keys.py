@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from protocol.errors import Reason, Rejected
 from protocol.release import Manifest
-from protocol.signature import Signature
+from protocol.signature import Signature, Statement
 from trainer.__main__ import app
 from trainer.folder import make_release_folder
 from trainer.keys import read_private, read_public
@@ -57,8 +57,12 @@ def test_a_new_key_is_vouched_for_by_the_old_one(tmp_path: Path, release: Path) 
     assert refusal("verify", release, "--key", tmp_path / "old.pub").reason is Reason.UNKNOWN_KEY
     run("keys", "trust", tmp_path / "new.pub", "--key", tmp_path / "old.key", "--days", 30)
     run("sign", release, "--key", tmp_path / "new.key", "--trust", tmp_path / "new.trust")
-    run("verify", release, "--key", tmp_path / "old.pub")
-    run("verify", release, "--key", tmp_path / "new.pub")
+    assert "good for ever" in run("verify", release, "--key", tmp_path / "new.pub")
+    stated = Statement.parse((tmp_path / "new.trust").read_bytes())
+    assert f"good until {stated.expires:%Y-%m-%d}" in run("verify", release, "--key", tmp_path / "old.pub")
+    run("sign", release, "--key", tmp_path / "new.key", "--trust", tmp_path / "new.trust", "--days", 7)
+    manifest = Manifest.parse((release / "manifest.json").read_bytes())
+    assert f"good until {manifest.expires:%Y-%m-%d}" in run("verify", release, "--key", tmp_path / "old.pub")
 
 
 def test_a_signed_release_is_not_replaced(tmp_path: Path, release: Path) -> None:
