@@ -7,7 +7,7 @@ annotators left out, so their number means something only beside another detecto
 faces are known and ignored: a detection of which half lies in one (`HALF`) counts as nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -179,9 +179,9 @@ def summary(findings: Findings, threshold: float | None, min_px: float = 24) -> 
     false = int((findings.false_K >= least).sum())
     return {
         "threshold": None if threshold is None else round(threshold, 4),
-        "recall": {label: _share(is_found[findings.counted(min_px, label)]) for label in LABELS},
-        "recall_all": _share(is_found[findings.counted(min_px)]),
-        "recall_by_size_px": _by_size(is_found, findings.sizes_M, findings.counted(0), SIZE_EDGES_PX),
+        "recall": {label: _recall(is_found[findings.counted(min_px, label)]) for label in LABELS},
+        "recall_all": _recall(is_found[findings.counted(min_px)]),
+        "recall_by_size_px": {size: _recall(part) for size, part in _by_size(is_found, findings.sizes_M, findings.counted(0), SIZE_EDGES_PX)},
         "false_positives": false,
         "false_positives_per_picture": round(false / max(1, findings.pictures), 4),
         "average_precision": round(average_precision(findings, min_px), 4),
@@ -189,23 +189,31 @@ def summary(findings: Findings, threshold: float | None, min_px: float = 24) -> 
 
 
 def by_shown_size(found: list[Findings], threshold: float) -> dict[str, Any]:
-    """Which faces of at least 12 px in the frame one detector finds, at all widths together, by their size in the picture that it was given."""
+    """Which faces of at least 12 px in the frame one detector finds, at all widths together, by their size in the picture that it was given.
+
+    A face counts once at each width, so an interval, which takes each for another face, would be too narrow: none is given.
+    """
     parts = [(findings.found_M >= threshold, findings.shown_M, findings.counted(SIZE_EDGES_PX[0])) for findings in found]
     is_found_M, shown_M, counts_M = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return _by_size(is_found_M, shown_M, counts_M, SHOWN_EDGES_PX)
+    return {size: _share(part) for size, part in _by_size(is_found_M, shown_M, counts_M, SHOWN_EDGES_PX)}
 
 
-def _by_size(is_found_M: NDArray[np.bool_], sizes_M: Floats, counts_M: NDArray[np.bool_], edges: tuple[int, ...]) -> dict[str, Any]:
-    return {
-        f"{low}-{high}" if high < edges[-1] else f"{low}+": _share(is_found_M[counts_M & (sizes_M >= low) & (sizes_M < high)])
-        for low, high in pairwise(edges)
-    }
+def _by_size(
+    is_found_M: NDArray[np.bool_], sizes_M: Floats, counts_M: NDArray[np.bool_], edges: tuple[int, ...]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    for low, high in pairwise(edges):
+        yield f"{low}-{high}" if high < edges[-1] else f"{low}+", is_found_M[counts_M & (sizes_M >= low) & (sizes_M < high)]
+
+
+def _recall(is_found: NDArray[np.bool_]) -> dict[str, Any]:
+    """Of faces that are all different ones: the interval takes each for one that was drawn by itself."""
+    low, high = wilson(int(is_found.sum()), len(is_found)) if len(is_found) else (0.0, 1.0)
+    return {**_share(is_found), "low": round(low, 4), "high": round(high, 4)}
 
 
 def _share(is_found: NDArray[np.bool_]) -> dict[str, Any]:
     found, n = int(is_found.sum()), len(is_found)
-    low, high = wilson(found, n) if n else (0.0, 1.0)
-    return {"n": n, "found": found, "share": round(found / n, 4) if n else None, "low": round(low, 4), "high": round(high, 4)}
+    return {"n": n, "found": found, "share": round(found / n, 4) if n else None}
 
 
 def evaluate_release(release: Path, folder: Path, reference: Path | None = None, unnoted: Path | None = None) -> dict[str, Any]:
@@ -225,8 +233,8 @@ def compare(
 
     Per width: ours at its own threshold, and `ours_at_reference`: ours at the threshold that gives it as many false positives as
     the reference has at `reference_score`. `recall_by_shown_px`: by the size of the face in the resized picture, over the widths
-    and one more that makes faces large together, without the cascade. `time_ms` is measured in turns, one thread, on one frame per
-    width. Raises Rejected when no annotated face counts.
+    and one more that makes faces large together, without the cascade and without intervals. `time_ms` is measured in turns, one thread, on one
+    frame per width. Raises Rejected when no annotated face counts.
     """
     check_countable(frames, min_px)
     cv2.setNumThreads(1)

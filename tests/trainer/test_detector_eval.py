@@ -47,8 +47,8 @@ def test_a_face_counts_as_large_as_it_is_in_the_picture_that_was_looked_at():
     seen = lambda image: rows([0, 0, 200, 200, 0.9]) if image.shape[1] == 640 else rows()  # noqa: E731
     found = [find(seen, [frame((0, 0, 100, 100), (200, 100, 11, 11))], width) for width in (NATIVE, 640)]
     shares = by_shown_size(found, 0.5)
-    assert (shares["96-192"]["found"], shares["96-192"]["n"]) == (0, 1)
-    assert (shares["192-288"]["found"], shares["192-288"]["n"]) == (1, 1)
+    assert shares["96-192"] == {"n": 1, "found": 0, "share": 0.0}, "no interval: the same face counts once more"
+    assert shares["192-288"] == {"n": 1, "found": 1, "share": 1.0}
     assert sum(share["n"] for share in shares.values()) == 2, "a face below 12 px in the frame counts at no width"
 
 
