@@ -15,8 +15,8 @@ def licence(source: str) -> str:
     return LICENCES.get(source, "not stated")
 
 
-def card(manifest: Manifest) -> str:
-    """The card as Markdown."""
+def card(manifest: Manifest, held_out: str) -> str:
+    """The card as Markdown; `held_out` is the source that the run was not shown, if there is one."""
     a = manifest.architecture
     lines = [
         f"# {manifest.name} {manifest.version}",
@@ -52,12 +52,20 @@ def card(manifest: Manifest) -> str:
         "",
         "## Limits",
         "",
-        "The test pictures come from the same data sets as the training pictures; expect less on pictures from elsewhere. A hand, scarf or",
+        f"{_tested_on(manifest, held_out)} A hand, scarf or",
         "beard before the mouth can be read as a mask. Masks worn below the nose were hardly seen in training. Few sources, hence few kinds",
         "of faces, light and masks: measure on your own door before you rely on it.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _tested_on(manifest: Manifest, held_out: str) -> str:
+    if not held_out:
+        return "The test pictures come from the same data sets as the training pictures; expect less on pictures from elsewhere."
+    if held_out in {source.name for source in manifest.sources}:  # a teacher or a start may have been shown what the run was not
+        return f"The scores are of all pictures of {held_out}, of which what it was made from learned; expect less on pictures from elsewhere."
+    return f"The scores are of all pictures of {held_out}, of which nothing was learned."
 
 
 def _share(value: float | None) -> str:

@@ -114,7 +114,7 @@ def make(config: Config, network: MaskNet, found: Results, splits: Splits, versi
             own = replace(own, scores=results.scores(p_test, splits.test, own.threshold))
         golden = export.golden(small, px, TOLERANCE)
         manifest = export.describe(replace(config, name=f"{config.name}-int8"), network, own, version, small, golden)
-        export.write(manifest, small, folder)
+        export.write(manifest, small, folder, config.lineage.held_out)
     return compared
 
 

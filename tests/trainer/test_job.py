@@ -164,6 +164,25 @@ def test_what_comes_from_a_run_learns_nothing_from_what_was_held_out_of_it(folde
     assert runs.load_config(folder / "without-typo-pruned50").lineage.held_out == ""
 
 
+@pytest.mark.parametrize(
+    ("held_out", "learned", "says"),
+    [
+        ("", {"web": 16}, "come from the same data sets as the training pictures"),
+        ("web", {"door": 16}, "are of all pictures of web, of which nothing was learned."),
+        ("web", {"door": 16, "web": 9}, "are of all pictures of web, of which what it was made from learned;"),
+    ],
+)
+def test_a_card_says_how_near_the_test_is_to_what_was_learned(folder: Path, held_out: str, learned: dict[str, int], says: str) -> None:
+    """The last one: its teacher had been shown what was held out of the run itself."""
+    config = json.loads((folder / "door" / "config.json").read_bytes())
+    config["lineage"]["held_out"], config["pictures"] = held_out, learned
+    (folder / "door" / "config.json").write_bytes(json.dumps(config).encode())
+    assert CliRunner().invoke(app, ["export", str(folder / "door"), "--out", str(folder / "release")]).exit_code == 0
+    limits = (folder / "release" / "CARD.md").read_text().partition("## Limits")[2]
+    assert says in limits
+    assert ("the same data sets" in limits) == (held_out == "")
+
+
 def test_a_student_is_pruned_from_a_start_of_its_own_shape_only(folder: Path, data: Path) -> None:
     distil = ["distil", "small", str(data), "--teacher", "door", "--start", "door", "--runs", str(folder)]
     done = CliRunner().invoke(app, distil)

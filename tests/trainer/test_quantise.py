@@ -80,6 +80,7 @@ def test_a_source_that_was_held_out_only_judges(tmp_path: Path, monkeypatch: pyt
     assert sum(image in web for image in shown) == 0, "neither the ranges nor the temperature are of it"
     scores = read_release(tmp_path / "release", "classifier")[0].scores
     assert {name: score.n for name, score in scores.items()} == {"test": len(web), "web": len(web)}
+    assert "of all pictures of web, of which nothing was learned" in (tmp_path / "release" / "CARD.md").read_text()
 
 
 @pytest.mark.parametrize(
