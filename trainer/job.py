@@ -218,5 +218,5 @@ def load_predictions(folder: Path) -> Predictions:
             classes_N=np.array([int(row["class"]) for row in rows]),
             logits_N2=np.array([(float(row["logit_with_mask"]), float(row["logit_without_mask"])) for row in rows]).reshape(-1, 2),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:  # the fourth: a line that was cut has fewer cells
         raise Rejected(Reason.BAD_INPUT, f"{folder}: no readable {PREDICTIONS_FILE} ({type(error).__name__})") from None

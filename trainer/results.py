@@ -67,5 +67,5 @@ def load(folder: Path) -> Results:
         raw = json.loads((folder / RESULTS_FILE).read_bytes())
         read = {name: Score.model_validate(row) for name, row in raw["scores"].items()}
         return Results(raw["temperature"], raw["threshold"], (raw["unsure"][0], raw["unsure"][1]), read)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: no readable {RESULTS_FILE}; is the run finished? ({type(error).__name__})") from None

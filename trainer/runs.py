@@ -114,7 +114,7 @@ def load(folder: Path) -> tuple[Config, Network]:
         config = load_config(folder)
         network = blank(config.architecture)
         network.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: not a run of this version ({str(error).splitlines()[0]})") from None
     network.eval()
     return config, network
@@ -147,7 +147,7 @@ def load_student(folder: Path) -> tuple[Config, MaskNet]:
 
 
 def load_config(folder: Path) -> Config:
-    """How a run was made; raises OSError, ValueError, TypeError or KeyError when that cannot be read."""
+    """How a run was made; raises OSError, ValueError, TypeError, KeyError or AttributeError when that cannot be read."""
     raw = json.loads((folder / CONFIG_FILE).read_bytes())
     tuples = {name: tuple(value) for name, value in raw["architecture"].items() if isinstance(value, list)}
     raw["architecture"] = Architecture(**{**raw["architecture"], **tuples})

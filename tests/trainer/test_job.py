@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from trainer_faces import write_sources, write_splits
 from typer.testing import CliRunner
 
 from protocol.errors import DeviceError, FleetError, Rejected
-from trainer import backbone, job, runs, splits
+from trainer import backbone, job, results, runs, splits
 from trainer.__main__ import app
 from trainer.job import Job
 from trainer.runs import Lineage
@@ -122,6 +123,23 @@ def test_a_pruning_of_more_steps_than_epochs_is_refused(folder: Path, data: Path
     assert isinstance(done.exception, Rejected)
     assert "4 steps in 1 epochs" in str(done.exception)
     assert not (folder / "door-pruned50" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("read", "file", "damage"),
+    [
+        (job.load_predictions, "predictions.csv", lambda data: data[: data.rindex(b",", 0, -30)]),
+        (job.load_predictions, "predictions.csv", lambda data: data + b"a\0b"),
+        (job.load_predictions, "predictions.csv", lambda data: data + b'"' + b"a" * 200_000),
+        (results.load, "results.json", lambda data: json.dumps({**json.loads(data), "scores": [1]}).encode()),
+        (results.load, "results.json", lambda data: json.dumps({**json.loads(data), "unsure": [0.1]}).encode()),
+        (runs.load, "config.json", lambda data: json.dumps({**json.loads(data), "architecture": [1]}).encode()),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_line(folder: Path, read: Callable[[Path], object], file: str, damage: Callable[[bytes], bytes]) -> None:
+    (folder / "door" / file).write_bytes(damage((folder / "door" / file).read_bytes()))
+    with pytest.raises(Rejected, match=f"^{folder}/door: no"):
+        read(folder / "door")
 
 
 def test_what_teachers_and_starts_were_trained_on_is_told_of_all_that_come_from_them(folder: Path, data: Path, pictures: splits.Splits) -> None:
