@@ -60,7 +60,7 @@ def audit(data: Data, as_json: Json = False) -> None:
 def distil(
     student: Annotated[str, typer.Argument(help="Architecture of the student.")],
     data: Data,
-    teacher: Annotated[str, typer.Option(help="A finished run in --runs to learn from.")],
+    teacher: Annotated[str, typer.Option(help="A finished run in --runs to learn from: its name or its folder.")],
     start: Annotated[str, typer.Option(help="A finished run in --runs to prune the student from, instead of starting at random.")] = "",
     ratio: Annotated[float, typer.Option(help="With --start: share of its channels to cut; 0.75 of teacher has the shape of small.")] = 0.75,
     features: Annotated[bool, typer.Option(help="Teach the teacher's features beside its answers.")] = True,
@@ -72,9 +72,10 @@ def distil(
     """Trains a student on a teacher's softened answers and features beside the labels."""
     from trainer.models import ARCHITECTURES
     from trainer.prune import pruned
-    from trainer.runs import Lineage, load_student
+    from trainer.runs import Lineage, load_student, name_in
     from trainer.train import Recipe
 
+    teacher, start = name_in(runs, teacher), name_in(runs, start)
     if start:
         shape = pruned(load_student(runs / start)[0].architecture, ratio)
         if shape != ARCHITECTURES.get(student):
@@ -84,7 +85,7 @@ def distil(
 
 
 def prune(
-    start: Annotated[str, typer.Argument(help="A finished run in --runs to prune.")],
+    start: Annotated[str, typer.Argument(help="A finished run in --runs to prune: its name or its folder.")],
     data: Data,
     ratio: Annotated[str, typer.Option(help="Shares of the channels to cut, one run for each.")] = "0.3,0.5,0.7",
     steps: Annotated[int, typer.Option(min=1, help="Cut in so many steps, each followed by its part of the epochs.")] = 1,
@@ -98,9 +99,10 @@ def prune(
     """Cuts the weakest channels of a run out and fine-tunes what is left."""
     from trainer.job import FINE_TUNING_RATE
     from trainer.prune import pruned
-    from trainer.runs import Lineage, load
+    from trainer.runs import Lineage, load, name_in
     from trainer.train import Recipe
 
+    teacher, start = name_in(runs, teacher), name_in(runs, start)
     config, _ = load(runs / start)
     recipe = Recipe(epochs=epochs, seed=seed, learning_rate=FINE_TUNING_RATE)
     named = [(f"{start}-pruned{share * 100:g}", share) for share in _numbers(ratio, float, "--ratio")]

@@ -120,6 +120,19 @@ def load(folder: Path) -> tuple[Config, Network]:
     return config, network
 
 
+def name_in(folder: Path, given: str) -> str:
+    """The name of a run in a folder of runs, given by that or, as other commands take it, by the path of its own folder.
+
+    Raises Rejected for the path of a folder elsewhere.
+    """
+    path = Path(given)
+    if path.parent.resolve() == folder.resolve():
+        return path.name
+    if path.name != given and path.is_dir() and not (folder / given).is_dir():
+        raise Rejected(Reason.BAD_INPUT, f"{given}: not a run in {folder}; give --runs {path.parent} for those that are there")
+    return given
+
+
 def check_settings(folder: Path, wanted: Config) -> None:
     """Raises Rejected when the finished run in a folder was made with other settings."""
     held, asked = _settings(load(folder)[0]), _settings(wanted)

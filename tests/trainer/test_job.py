@@ -110,6 +110,27 @@ def test_a_command_that_is_given_again_says_that_the_run_is_finished(folder: Pat
     assert files(folder / name) == before
 
 
+def test_a_run_is_named_by_its_folder_as_well(folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    shutil.copytree(folder / "door", folder.parent / "other" / "door")
+    prune, distil = ["prune", "runs/door", str(data), "--ratio", "0.5"], ["distil", "door-small", str(data), "--teacher", f"{folder}/door/"]
+    for command, name in (
+        (prune, "door-pruned50"),
+        ([*prune[:-1], "0.6", "--teacher", "runs/door"], "door-pruned60"),
+        (distil, "door-small-from-door"),
+    ):
+        done = CliRunner().invoke(app, [*command, "--epochs", "1"])
+        assert (done.exit_code, done.exception) == (0, None)
+        lineage = runs.load_config(folder / name).lineage
+        assert {lineage.teacher, lineage.start} - {""} == {"door"}
+    done = CliRunner().invoke(app, ["prune", "other/door", str(data)])
+    assert isinstance(done.exception, Rejected)
+    assert str(done.exception) == "other/door: not a run in runs; give --runs other for those that are there"
+    done = CliRunner().invoke(app, ["prune", "runs/nobody", str(data)])
+    assert str(done.exception) == "runs/nobody: not a finished run (no results.json)"
+    assert {run.name for run in folder.iterdir()} == {"door", "door-pruned50", "door-pruned60", "door-small-from-door"}
+
+
 def test_of_two_commands_for_one_run_at_once_one_makes_it(data: Path, tmp_path: Path) -> None:
     train = [sys.executable, "-m", "trainer", "train", str(data), "--architecture", "door-small", "--epochs", "4", "--runs", str(tmp_path)]
     both = [subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
