@@ -239,8 +239,8 @@ class RolloutLog(Message):
 
 
 class RolloutCommand(Message):
-    """Asks the coordinator for something; answered on `rollout/command/ack` with the same id. Retained and expired commands are ignored.
-    One that cannot be read is refused there too, with the reason, where it is JSON with an `id`.
+    """Asks the coordinator for something; answered on `rollout/command/ack` with the same id. Retained commands are ignored.
+    One that has expired is refused there, with the reason; so is one that cannot be read, where it is JSON with an `id`.
 
     Operations: `start` with args `release` (a release on the coordinator's shelf), `select` (`site/camera` patterns) and any rules
     (`waves`, `threshold`, `quorum`, `soak_s`, `answer_s`, `max_failures`, `max_failure_share`); `pause`, `resume` and `abort`, with
