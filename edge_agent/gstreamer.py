@@ -1,7 +1,8 @@
 """Frames of a GStreamer pipeline that runs as a child process.
 
 pip's OpenCV has no GStreamer, and a hung read of a CSI camera can only be ended by killing its process. So the pipeline
-is a child in a process group of its own that writes raw frames to a pipe, and ends with its group.
+is a child in a process group of its own that writes raw frames to a pipe, and ends with its group. The pipe is not its
+standard output: plugins print there, as the Jetson's camera does.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import time
+from typing import IO
 
 from edge_agent.buffers import Buffers
 from edge_agent.scene import Image
@@ -30,11 +32,11 @@ GAP_S = 1.0
 LATE_FRAMES = 2.5
 """No pause shorter than so many frames of a slow camera counts: one may be lost, and the next be late."""
 FRAMES_UNDER_WAY = 2
-STDERR_KEPT = 2000
+SAID_KEPT = 4000
 READ_BYTES = 1 << 16
 TAIL = (
     "videoconvert ! videoscale ! video/x-raw,format=BGR,width={width},height={height}"
-    " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! fdsink fd=1 sync=false"
+    " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! fdsink fd={pipe} sync=false"
 )
 """What follows the camera's part. Leaky: when nobody reads, the newest frame wins."""
 PACKAGES = "Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
@@ -54,27 +56,20 @@ class GStreamerSource:
         self._said = b""
         self._last_s: float | None = None
         try:
-            pipeline = shlex.split(f"{source} ! {TAIL.format(width=width, height=height)}")
+            words = shlex.split(source)
         except ValueError as error:
             raise Rejected(Reason.BAD_SETTING, f"csi_source: {error}") from None
         try:
-            self._child = subprocess.Popen(
-                [LAUNCH, "-q", *pipeline],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            self._child, self._frames = _launch(words, width, height)
         except FileNotFoundError:
             raise DeviceError(f"{LAUNCH} is not installed ({PACKAGES})") from None
         except OSError as error:
             raise DeviceError(f"{LAUNCH}: {error.strerror}") from None
         assert self._child.stdout is not None
-        assert self._child.stderr is not None
-        self._out, self._err = self._child.stdout.fileno(), self._child.stderr.fileno()
+        self._out, self._texts = self._frames.fileno(), self._child.stdout.fileno()
         _widen(self._out)
         os.set_blocking(self._out, False)
-        os.set_blocking(self._err, False)
+        os.set_blocking(self._texts, False)
 
     def read(self) -> Image:
         """The next frame; raises DeviceError when the child falls silent or ends."""
@@ -94,22 +89,22 @@ class GStreamerSource:
     def close(self) -> None:
         self.end()
         self._child.wait()
-        for pipe in (self._child.stdout, self._child.stderr):
-            if pipe is not None:
-                pipe.close()
+        self._frames.close()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
 
     def _read(self) -> Image:
         image = self._buffers.take(self._shape)
         rest = image.data.cast("B")
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
-        poll.register(self._err, select.POLLIN)
+        poll.register(self._texts, select.POLLIN)
         limit_s = START_S if self._last_s is None else SILENT_S
         deadline_s = time.monotonic() + limit_s
         while rest:
             ready = dict(poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000))
-            if self._err in ready and not self._listen():
-                poll.unregister(self._err)
+            if self._texts in ready and not self._listen():
+                poll.unregister(self._texts)
             if self._out in ready:
                 count = os.readv(self._out, [rest])
                 if count == 0:
@@ -121,15 +116,36 @@ class GStreamerSource:
 
     def _listen(self) -> bool:
         """Takes what the child says, so that it never waits for us; False at the end."""
-        said = os.read(self._err, READ_BYTES)
-        self._said = (self._said + said)[-STDERR_KEPT:]
+        said = os.read(self._texts, READ_BYTES)
+        self._said = (self._said + said)[-SAID_KEPT:]
         return bool(said)
 
     def _reason(self) -> str:
-        """The first error that GStreamer told, in one line."""
+        """The first error that GStreamer or a plugin told, in one line."""
         lines = [line.strip() for line in self._said.decode(errors="replace").splitlines() if line.strip()]
-        errors = [line for line in lines if "ERROR" in line or "WARNING" in line] or lines
+        errors = [line for line in lines if "error" in line.lower() or "warning" in line.lower()] or lines
         return f": {errors[0][:200]}" if errors else ""
+
+
+def _launch(source: list[str], width: int, height: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """The child, whose `stdout` is all that it says, and the pipe that its frames come out of; raises OSError."""
+    out, into = os.pipe()
+    frames = os.fdopen(out, "rb", buffering=0)
+    try:
+        child = subprocess.Popen(
+            [LAUNCH, "-q", *source, "!", *TAIL.format(width=width, height=height, pipe=into).split()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[into],
+            start_new_session=True,
+        )
+    except BaseException:
+        frames.close()
+        raise
+    finally:
+        os.close(into)  # the child's own is the only one: when it ends, so do the frames
+    return child, frames
 
 
 def _widen(pipe: int) -> None:

@@ -1,6 +1,7 @@
 """The CSI path with GStreamer's own sources in the camera's place: the same child process, pipe and watchdog."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -23,6 +24,11 @@ from protocol.messages import Health
 
 LIVE = "videotestsrc is-live=true pattern=ball ! video/x-raw,width={width},height={height},framerate={fps}/1"
 URI = "csi://0?width=320&height=240&fps=30"
+TALKS = (
+    "videotestsrc is-live=true pattern=solid-color foreground-color=0xff808080"
+    " ! video/x-raw,format=BGRx,width={width},height={height},framerate={fps}/1 ! identity dump=true"
+)
+"""Grey, and each frame is printed on stdout as well: so the Jetson's camera prints what it does."""
 
 
 @pytest.fixture(autouse=True)
@@ -158,6 +164,49 @@ def test_a_child_that_floods_its_errors_is_read_all_the_same(camera, monkeypatch
     own = camera()
     for _ in range(20):
         assert own.take(5) is not None
+
+
+def test_what_a_plugin_prints_is_no_part_of_the_picture() -> None:
+    source = open_source(CameraUri.parse("csi://0?width=64&height=48&fps=30"), TALKS)
+    try:
+        for _ in range(10):
+            assert np.ptp(source.read()) == 0
+    finally:
+        source.close()
+
+
+def test_what_a_plugin_prints_is_a_reason() -> None:
+    source = open_source(CameraUri.parse("csi://0?width=64&height=48&fps=30"), f"{TALKS} eos-after=2")
+    try:
+        source.read()
+        with pytest.raises(DeviceError, match="80 80 80"):
+            source.read()
+    finally:
+        source.close()
+
+
+def test_of_all_that_a_plugin_prints_its_error_is_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argus = tmp_path / "gst-launch-argus"
+    argus.write_text("#!/bin/sh\nprintf 'GST_ARGUS: Creating output stream\\nError generated. Failed to create CaptureSession\\n'\n")
+    argus.chmod(0o755)
+    monkeypatch.setattr(gstreamer, "LAUNCH", str(argus))
+    source = open_source(CameraUri.parse(URI), LIVE)
+    try:
+        with pytest.raises(DeviceError, match=r"ended: Error generated\. Failed to create CaptureSession"):
+            source.read()
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("launch", [gstreamer.LAUNCH, "no-such-program"])
+def test_no_pipe_is_left_open(monkeypatch: pytest.MonkeyPatch, launch: str) -> None:
+    monkeypatch.setattr(gstreamer, "LAUNCH", launch)
+    before = os.listdir("/proc/self/fd")
+    with contextlib.suppress(DeviceError):
+        source = open_source(CameraUri.parse(URI), LIVE)
+        assert source.read().shape == (240, 320, 3)
+        source.close()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_pipeline_that_cannot_run_says_why(camera) -> None:
