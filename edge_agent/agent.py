@@ -50,7 +50,7 @@ LOOK_S = 0.5
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """One camera, until `stop` is set or recorded material ends; then open incidents are closed and `offline` is said.
 
-    Raises Rejected when the settings ask for something that cannot be, DeviceError when a model or the disk fails.
+    Raises Rejected when the settings ask for something that cannot be, DeviceError when a model, the disk or the camera fails for good.
     """
     eyes = load_eyes(settings)
     await Agent(settings, eyes).run(stop)

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 STALLED_S = 3.0
 HUNG_S = 6.0
 """A read that takes longer than this is left behind; sources that have a time-out of their own are quicker."""
+LOST_S = 60.0
+"""When the reader after one that was left behind hangs for so long, too, only a new start of the agent helps."""
 FIRST_S = 30.0
 """So long opening and the first frame may take together: longer than any source's own time-outs for both."""
 OPEN_S = 10.0
@@ -98,6 +100,8 @@ class Camera:
         """Ends the pause of the thread before it tries again; each thread has its own."""
         self._left_behind: threading.Thread | None = None
         self._left_s = 0.0
+        self._hung_since_s: float | None = None
+        """Of the last hang that was warned of."""
         self._open: set[Source] = set()
         """With `_lock`: what is being read, also by those left behind."""
         self._was_tried = threading.Event()
@@ -137,7 +141,8 @@ class Camera:
         """How the camera is now."""
         with self._lock:
             state = replace(self._state, dropped=self._slot.dropped)
-        silent_s = self._silent_s(state)
+        since_s = self._silent_since_s(state)
+        silent_s = 0.0 if since_s is None else time.monotonic() - since_s
         if state.capture in ("ok", "restarting") and silent_s > max(STALLED_S, self._late_s) and not state.has_ended:
             return replace(state, capture="stalled", reason=f"no frame for {silent_s:.0f} s")
         return state
@@ -145,17 +150,27 @@ class Camera:
     def watch(self) -> None:
         """To be called now and then: an opening or a read that hangs for too long is left behind, and the camera opened anew.
 
-        Only a source that cannot end its own read comes to this: OpenCV's readers of USB cameras.
+        Only a source that cannot end its own read comes to this: OpenCV's readers of USB cameras. Raises DeviceError when the
+        one after it has hung for long, too: threads that hang end with the agent alone.
         """
         state = self.state()
         has_begun = (state.last_frame_s or 0.0) > (self._attempt_s or 0.0)
         limit_s = max(HUNG_S, self._late_s) if has_begun else FIRST_S
-        if state.capture in ("stalled", "failed") and self._silent_s(state) > limit_s and not state.has_ended and not self.uri.is_recorded:
+        since_s = self._silent_since_s(state)
+        if since_s is None or state.capture not in ("stalled", "failed") or state.has_ended or self.uri.is_recorded:
+            return
+        silent_s = time.monotonic() - since_s
+        if silent_s <= limit_s:
+            return
+        if since_s != self._hung_since_s:
             log.warning("camera %s: its read hangs", self.uri.text)
-            try:
-                self.restart("its read hung")
-            except Rejected as error:
-                self._set(capture="failed", reason=str(error))
+            self._hung_since_s = since_s
+        try:
+            self.restart("its read hung")
+        except Rejected as error:
+            if silent_s > LOST_S:
+                raise DeviceError(f"camera {self.uri.text}: two readers hang, the second for {silent_s:.0f} s; only a new start ends them") from None
+            self._set(capture="failed", reason=str(error))
 
     def restart(self, reason: str) -> None:
         """Opens a live camera anew; its old reader is ended, or left behind where it hangs.
@@ -173,10 +188,10 @@ class Camera:
             self._state = replace(self._state, capture="restarting", reason=reason, restarts=self._state.restarts + 1)
         self._start_thread()
 
-    def _silent_s(self, state: CaptureState) -> float:
-        """Seconds since the camera last gave a frame or should have begun to; 0 while it waits to be opened again, or for the material's pace."""
+    def _silent_since_s(self, state: CaptureState) -> float | None:
+        """When the camera last gave a frame or should have begun to; None while it waits to be opened again, or for the material's pace."""
         attempt_s = self._attempt_s
-        return 0.0 if attempt_s is None else time.monotonic() - max(attempt_s, state.last_frame_s or 0.0)
+        return None if attempt_s is None else max(attempt_s, state.last_frame_s or 0.0)
 
     def _start_thread(self) -> None:
         self._attempt_s = time.monotonic()

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -181,6 +184,40 @@ def test_readers_that_hang_are_not_piled_up(running, monkeypatch: pytest.MonkeyP
     time.sleep(0.2)
     with pytest.raises(Rejected, match="still hangs"):
         camera.restart("once more")
+
+
+def test_a_hang_is_warned_of_once_and_a_second_one_that_lasts_ends_the_agent(running, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: goes_on.wait(20))
+    for name, seconds in {"STALLED_S": 0.05, "HUNG_S": 0.1, "FIRST_S": 0.1, "LOST_S": 0.5}.items():
+        monkeypatch.setattr(capture, name, seconds)
+    camera, states = running("demo:"), set()
+
+    def look() -> bool:
+        camera.watch()
+        states.add((camera.state().capture, camera.state().reason))
+        return False
+
+    with pytest.raises(DeviceError, match="camera demo:: two readers hang, the second for 1 s; only a new start ends them"):
+        eventually(look)
+    assert ("failed", "an earlier reader of the camera still hangs; restart the agent") in states
+    assert caplog.text.count("its read hangs") == 2
+    goes_on.set()
+
+
+def test_readers_that_hang_end_the_agent_in_one_line(tmp_path: Path) -> None:
+    """Though their threads cannot be ended."""
+    program = (
+        "import time; from edge_agent import __main__, capture, sources;"
+        "capture.STALLED_S, capture.HUNG_S, capture.FIRST_S, capture.LOST_S = 0.1, 0.2, 0.2, 0.5;"
+        "sources.DemoSource.read = lambda self: time.sleep(1000); __main__.main()"
+    )
+    settings = {"MASKFLEET_STATE_DIR": str(tmp_path), "MASKFLEET_BROKER__URL": "mqtt://127.0.0.1:9", "MASKFLEET_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "-c", program, "run", "--camera", "demo:"]
+    ended = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: camera demo:: two readers hang")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_a_camera_that_waits_to_be_tried_again_is_opened_anew_as_often_as_is_asked(running, monkeypatch: pytest.MonkeyPatch) -> None:
