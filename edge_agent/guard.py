@@ -11,16 +11,22 @@ from edge_agent.scene import Face, Frame, Reading
 from protocol.errors import DeviceError, Reason, Rejected
 from protocol.rollouts import Kind
 
+LARGEST = 3
+"""A face that is so many times as large as the picture is none: its crop would take all memory."""
+
 
 def guarded(eyes: Eyes) -> Eyes:
-    """The same eyes, which raise Broken whatever a model dies of, and before anything that is no number, or no probability, is decided on."""
+    """The same eyes, which raise Broken whatever a model dies of, and before anything that is no number, face or probability is decided on."""
 
     def detect(frame: Frame) -> tuple[Face, ...]:
         with _blamed("detector"):
             faces = eyes.detect(frame)
+            largest_px = LARGEST * max(frame.image_HWC.shape[:2])
             for face in faces:
                 if not all(map(math.isfinite, (face.box.x, face.box.y, face.box.w, face.box.h, face.score))):
                     raise Rejected(Reason.NOT_A_NUMBER, "the detector gives a face that is no number")
+                if face.box.size > largest_px:
+                    raise Rejected(Reason.NOT_A_NUMBER, f"the detector gives a face of {face.box.size:.0f} px, {LARGEST} times the picture and more")
             return faces
 
     def classify(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:

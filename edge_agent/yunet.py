@@ -52,7 +52,7 @@ class YuNetDetector:
             raise Rejected(Reason.BAD_INPUT, f"not a network in YuNet's format ({error})") from None
 
     def __call__(self, frame: Frame) -> tuple[Face, ...]:
-        """The faces, best first; raises DeviceError when the network fails."""
+        """The faces, best first; raises DeviceError when the network fails, Rejected when it gives scores that are no numbers."""
         height, width = frame.image_HWC.shape[:2]
         if (height, width) != self._canvas.picture_size:
             self._canvas = Canvas(height, width, input_width(width, self._smallest_face_px))
@@ -91,13 +91,18 @@ def faces_of(answers: Sequence[Answer], width_px: int, score: float, scale: floa
     """The faces in a network's answers, best first, in pixels of a picture that was shrunk by `scale` to `width_px`.
 
     `answers` are those of OUTPUTS. A place's score is the root of class x objectness; its box is the distance of the centre from
-    the place, and the logarithms of width and height, all in strides.
+    the place, and the logarithms of width and height, all in strides. Raises Rejected when any score is no number.
     """
     boxes: list[tuple[float, float, float, float]] = []
     scores: list[float] = []
     for level, stride in enumerate(STRIDES):
         cls, obj, bbox = (answers[level + len(STRIDES) * head] for head in range(3))
         squares = (cls * obj).ravel()
+        best = squares.max()
+        if math.isnan(best):  # it is where any is, and no comparison would tell
+            raise Rejected(Reason.NOT_A_NUMBER, "the detector gives a score that is no number")
+        if best < score**2:
+            continue
         for place in np.flatnonzero(squares >= score**2).tolist():
             down, right = divmod(place, width_px // stride)
             x, y, log_w, log_h = bbox.reshape(-1, 4)[place].tolist()

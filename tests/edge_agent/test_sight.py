@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import dataclasses
+import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import made_models
+import numpy as np
 import pytest
 from made_releases import Made, shipped
 
@@ -20,9 +23,11 @@ from edge_agent.gate import Gate, judge
 from edge_agent.install import Broken
 from edge_agent.load import load_eyes, load_pipeline, with_release
 from edge_agent.pipeline import Seen
+from edge_agent.runtime import Session
 from edge_agent.scene import Face, Frame, Reading
 from edge_agent.settings import Settings, UpdateSettings
 from edge_agent.sight import Sight, _last
+from edge_agent.yunet import YuNetDetector
 from protocol.errors import Reason, Rejected
 from protocol.rollouts import Kind
 
@@ -179,6 +184,44 @@ async def test_an_installed_model_that_fails_is_gone_before_the_frame_is_over(
     readings = [reading for seen in worker.seen for reading in seen.readings]
     assert readings
     assert all(0 <= reading.p_no_mask <= 1 for reading in readings)
+
+
+class Sees:
+    """The network of the detector that ships, with answers of one head changed once it sees a real picture."""
+
+    def __init__(self, head: str, answer: float) -> None:
+        self._session = Session((FOLDERS["detector"] / "model.onnx").read_bytes())
+        self.outputs, self._head, self._answer = self._session.outputs, head, answer
+
+    def run(self, batch: np.ndarray) -> list[np.ndarray]:
+        answers = self._session.run(batch)
+        if batch.any():
+            for name, answer in zip(self.outputs, answers, strict=True):
+                if name.startswith(self._head):
+                    answer[:] = self._answer
+        return answers
+
+
+@pytest.mark.parametrize(
+    ("head", "answer", "reason", "says"),
+    [
+        ("cls", math.nan, Reason.NOT_A_NUMBER, "a score that is no number"),
+        ("obj", math.nan, Reason.NOT_A_NUMBER, "a score that is no number"),
+        ("bbox", math.nan, Reason.NOT_A_NUMBER, "a face that is no number"),
+        ("bbox", 6.0, Reason.NOT_A_NUMBER, "a face of .* px, 3 times the picture and more"),
+        ("bbox", 1000.0, Reason.CRASHED, "OverflowError"),
+    ],
+)
+def test_an_installed_detector_that_gives_no_numbers_or_huge_faces_is_gone_before_the_frame_is_over(
+    tmp_path: Path, head: str, answer: float, reason: Reason, says: str
+) -> None:
+    worker = Worker(tmp_path, {"detector": Made("detector", "2", 1).write(tmp_path / "bad")})
+    worker.sight.eyes = dataclasses.replace(worker.eyes, detect=YuNetDetector(Sees(head, answer), 48, 0.5))
+    seen = worker.sight.see(Frame(DemoScene().at(3.0), 0.0, 0.0))
+    assert len(seen.readings) == 1, "the one that ships saw it"
+    [broken] = worker.sight._broken
+    assert (broken.kind, broken.reason) == ("detector", reason)
+    assert re.search(says, str(broken))
 
 
 async def test_an_installed_model_that_hangs_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
