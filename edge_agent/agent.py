@@ -157,7 +157,7 @@ class Agent:
         """Says the figures of each interval; what cannot be sent now is worth nothing later."""
         while True:
             await asyncio.sleep(self._settings.telemetry_s)
-            telemetry = self._vitals.look(self._camera.state(), self._boot, self._model, self._outbox.depth)
+            telemetry = self._vitals.look(self._camera.state(), self._boot, self._model, self._publisher.depth)
             log.info(
                 "%.1f fps of %.1f, p95 %s ms, %.1f faces, %.0f MB, outbox %d",
                 telemetry.fps_processed,
@@ -264,7 +264,7 @@ class Agent:
             last_frame_age_s=age_s,
             detecting=self._is_detecting,
             restarts=state.restarts,
-            outbox=self._outbox.depth,
+            outbox=self._publisher.depth,
             lost=self._outbox.lost,
         )
 

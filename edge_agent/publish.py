@@ -73,6 +73,8 @@ class Publisher:
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._waiting: asyncio.Queue[tuple[Alert | IncidentEnded, float]] = asyncio.Queue()
         """Messages, and when each was told."""
+        self._in_hand = 0
+        """1 while a message is none of those that wait any more, and not yet the outbox's."""
         self._has_stored = asyncio.Event()
         self._shots: asyncio.Queue[Shot] = asyncio.Queue(SHOTS_WAITING)
         self._no_mask = NoMask(value="OFF")
@@ -82,6 +84,11 @@ class Publisher:
     def no_mask(self) -> NoMask:
         """Whether an incident is open, as others should see it."""
         return self._no_mask
+
+    @property
+    def depth(self) -> int:
+        """How many messages the broker has not acknowledged yet, also those that a slow disk keeps from the outbox."""
+        return self._waiting.qsize() + self._in_hand + self._outbox.depth
 
     def tell(self, messages: list[Alert | IncidentEnded], open_incidents: int) -> None:
         """Takes messages over, without waiting for anything."""
@@ -110,10 +117,10 @@ class Publisher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await self._waiting.join()
-                while (self._outbox.depth or self._no_mask_changed.is_set()) and (self._link.is_online or not self._link.problem):
+                while (self.depth or self._no_mask_changed.is_set()) and (self._link.is_online or not self._link.problem):
                     await asyncio.sleep(0.02)
-        if self._outbox.depth:
-            log.warning("%d messages wait for the broker until the next start", self._outbox.depth)
+        if self.depth:
+            log.warning("%d messages wait for the broker until the next start", self.depth)
 
     def close(self) -> None:
         """Lets the outbox go, after all that was told is written."""
@@ -126,11 +133,17 @@ class Publisher:
         loop = asyncio.get_running_loop()
         while True:
             told = await self._waiting.get()
+            self._in_hand = 1
             try:
-                await loop.run_in_executor(self._disk, self._outbox.put, *told)
+                await loop.run_in_executor(self._disk, self._put, *told)
             finally:
                 self._waiting.task_done()
             self._has_stored.set()
+
+    def _put(self, message: Alert | IncidentEnded, told_s: float) -> None:
+        """On the disk's thread."""
+        self._in_hand = 0  # the outbox counts it at once, and may take long to write it
+        self._outbox.put(message, told_s)
 
     async def _drain(self) -> None:
         """Sends what is stored, oldest first; a row goes only after the broker's acknowledgement."""

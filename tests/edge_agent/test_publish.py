@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,12 @@ import pytest
 from greetings import CAMERA, broker, eventually
 
 from edge_agent import publish
+from edge_agent.agent import Agent
+from edge_agent.load import load_eyes
 from edge_agent.outbox import Outbox
 from edge_agent.publish import Publisher, Teller
 from edge_agent.scene import Closed, Ending, Opened
+from edge_agent.settings import Settings
 from edge_agent.snapshot import Shot
 from protocol.broker import Broker
 from protocol.link import Link
@@ -141,6 +145,47 @@ async def test_whatever_ends_it_all_that_was_told_is_stored(tmp_path: Path, monk
     outbox = Outbox(path)
     assert outbox.depth == 3
     outbox.close()
+
+
+class StuckOutbox(Outbox):
+    """On a disk that hangs until `goes_on`, or for some seconds."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.goes_on = threading.Event()
+
+    def _save(self) -> None:
+        self.goes_on.wait(5)
+        self.goes_on.set()
+        super()._save()
+
+
+async def test_what_a_stuck_disk_holds_back_is_counted_and_said_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr(publish, "FLUSH_S", 0.1)
+    outbox = StuckOutbox(tmp_path / "o.sqlite")
+    async with Link(Broker("127.0.0.1", 9), "camera") as link, publishing(link, outbox) as publisher:
+        publisher.tell(numbered(1, 2, 3), 1)
+        assert publisher.depth == 3
+        await eventually(lambda: outbox.depth == 1)  # on its way to the disk
+        assert publisher.depth == 3
+        await publisher.flush()
+        assert "3 messages wait" in caplog.text
+        outbox.goes_on.set()
+        await eventually(lambda: outbox.depth == 3)
+        assert publisher.depth == 3
+
+
+async def test_health_and_telemetry_count_what_a_stuck_disk_holds_back(tmp_path: Path, caplog) -> None:
+    caplog.set_level("INFO")
+    settings = Settings(state_dir=tmp_path).model_copy(update={"telemetry_s": 0.01})
+    agent = Agent(settings, load_eyes(settings))
+    agent._publisher.tell(numbered(1, 2), 1)
+    assert agent._health_now().outbox == 2
+    telling = asyncio.create_task(agent._telemetry())
+    await eventually(lambda: "outbox" in caplog.text)
+    assert "outbox 2" in caplog.text
+    await end_all(telling)
+    agent._publisher.close()
 
 
 def test_an_alert_and_its_end_agree_on_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
