@@ -135,7 +135,7 @@ class Publisher:
             told = await self._waiting.get()
             self._in_hand = 1
             try:
-                await loop.run_in_executor(self._disk, self._put, *told)
+                await asyncio.shield(loop.run_in_executor(self._disk, self._put, *told))  # it is stored, also when this ends
             finally:
                 self._waiting.task_done()
             self._has_stored.set()

@@ -175,6 +175,19 @@ async def test_what_a_stuck_disk_holds_back_is_counted_and_said_at_the_end(tmp_p
         assert publisher.depth == 3
 
 
+async def test_what_comes_while_the_disk_hangs_in_something_else_is_counted_and_not_lost(tmp_path: Path) -> None:
+    goes_on, outbox = threading.Event(), Outbox(tmp_path / "o.sqlite")
+    async with Link(Broker("127.0.0.1", 9), "camera") as link, publishing(link, outbox) as publisher:
+        publisher._disk.submit(goes_on.wait, 5)
+        publisher.tell(numbered(1, 2), 1)
+        await eventually(lambda: publisher._waiting.qsize() == 1)
+        assert (outbox.depth, publisher.depth) == (0, 2)
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)
+    again = Outbox(tmp_path / "o.sqlite")
+    assert again.depth == 2
+    again.close()
+
+
 async def test_health_and_telemetry_count_what_a_stuck_disk_holds_back(tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO")
     settings = Settings(state_dir=tmp_path).model_copy(update={"telemetry_s": 0.01})
