@@ -218,6 +218,8 @@ class Agent:
         match command.args:
             case {"on": bool(is_on), **others} if not others:
                 self._is_detecting = is_on
+                if not is_on:
+                    self._snapshots.forget()
             case _:
                 raise Rejected(Reason.BAD_PAYLOAD, 'detect needs {"on": true} or {"on": false}, and nothing else')
 

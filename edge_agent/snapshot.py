@@ -1,7 +1,8 @@
 """Pictures that may leave the camera: small, with the faces of others made unknowable. Off unless the settings switch them on."""
 
 import logging
-from collections import deque
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ HEAD = 1.6
 """What is blurred is so much larger than the face: hair and ears tell who it is, too."""
 MOST_ASKED = 4
 """So many pictures of one frame may be asked for."""
+ASKED_S = 5.0
+"""For so long a picture is wanted: who asked for it does not wait until a camera that dropped is back."""
 GRAIN = 2
 """So many grains are left of a face, across and down: fewer than tell anybody from anybody."""
 
@@ -38,30 +41,40 @@ class Shot:
 
 
 class Snapshots:
-    """Takes the pictures that are wanted. `ask` may be called from any thread, `take` belongs to the pipeline's."""
+    """Takes the pictures that are wanted. `take` belongs to the pipeline's thread, all else may be called from any."""
 
     def __init__(self, *, on_alert: bool, on_request: bool) -> None:
         self._on_alert = on_alert
         self._on_request = on_request
-        self._asked: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._asked: list[tuple[str, float]] = []
+        """With `_lock`: ids, and when each was asked for."""
 
     def ask(self, id_: str) -> None:
         """Wants a picture of the next frame, every face in it blurred; raises Rejected while that is switched off, or too many are wanted."""
         if not self._on_request:
             raise Rejected(Reason.BAD_SETTING, "snapshots on request are off; snapshots.on_request switches them on")
-        if len(self._asked) >= MOST_ASKED:
-            raise Rejected(Reason.BAD_INPUT, f"{MOST_ASKED} snapshots are waiting for a frame")
-        self._asked.append(id_)
+        with self._lock:
+            self._asked = self._still_wanted()
+            if len(self._asked) >= MOST_ASKED:
+                raise Rejected(Reason.BAD_INPUT, f"{MOST_ASKED} snapshots are waiting for a frame")
+            self._asked.append((id_, time.monotonic()))
+
+    def forget(self) -> None:
+        """Wants none of the pictures that were asked for any more."""
+        with self._lock:
+            self._asked = []
 
     def take(self, frame: Frame, incidents: Iterable[Incident], tracks: tuple[Track, ...], boot: str) -> list[Shot]:
-        """The pictures of a frame: one for each incident that opened in it, with all other faces blurred, and those that were asked for.
+        """The pictures of a frame: one for each incident that opened in it, with all other faces blurred, and those that were asked for a moment ago.
 
         One that cannot be made is logged and left out.
         """
         opened = [one for one in incidents if isinstance(one, Opened)] if self._on_alert else []
         wanted = [(f"{boot}-{incident.seq}", [track.box for track in tracks if track.number != incident.track]) for incident in opened]
-        while self._asked:
-            wanted.append((self._asked.popleft(), [track.box for track in tracks]))
+        with self._lock:
+            asked, self._asked = self._still_wanted(), []
+        wanted += [(id_, [track.box for track in tracks]) for id_, _ in asked]
         shots = []
         for id_, blurred in wanted:
             try:
@@ -69,6 +82,10 @@ class Snapshots:
             except (DeviceError, cv2.error) as error:  # detection goes on
                 log.error("snapshot %r: %s", id_, " ".join(str(error).split()))  # noqa: TRY400
         return shots
+
+    def _still_wanted(self) -> list[tuple[str, float]]:
+        now_s = time.monotonic()
+        return [(id_, asked_s) for id_, asked_s in self._asked if now_s - asked_s <= ASKED_S]
 
 
 def picture(image_HWC: Image, blurred: Iterable[Box]) -> bytes:

@@ -242,8 +242,9 @@ class Command(Message):
     """Asks one camera for something; answered on `command/ack` with the same id. Retained and expired commands are ignored.
     One that cannot be read is refused there too, with the reason, where it is JSON with an `id`.
 
-    Operations: `report` (say birth, health and state again), `restart_capture`, `detect` with `{"on": true}` or `{"on": false}`, and
-    `snapshot` (a picture, every face in it blurred, where the settings allow it).
+    Operations: `report` (say birth, health and state again), `restart_capture`, `detect` with `{"on": true}` or `{"on": false}` (which
+    lasts until the agent ends: one that starts detects), and `snapshot` (a picture, every face in it blurred, where the settings allow it;
+    none comes when the camera gives no frame for some seconds, or detection is switched off).
     """
 
     topic = topics.COMMAND

@@ -1,6 +1,7 @@
 """What leaves the camera as a picture shows nobody but whom it may."""
 
 import json
+import time
 from pathlib import Path
 
 import aiomqtt
@@ -10,15 +11,16 @@ import pytest
 from live import listening, running
 from rig import ROOT
 
+from edge_agent.agent import Agent
 from edge_agent.demo_scene import DemoScene
 from edge_agent.load import load_eyes, load_pipeline
 from edge_agent.runtime import Session
 from edge_agent.scene import Box, Frame, Opened
-from edge_agent.settings import Settings
-from edge_agent.snapshot import MAX_BYTES, WIDEST_PX, Shot, Snapshots, picture
+from edge_agent.settings import Settings, SnapshotSettings
+from edge_agent.snapshot import ASKED_S, MAX_BYTES, WIDEST_PX, Shot, Snapshots, picture
 from edge_agent.yunet import YuNetDetector
 from protocol.errors import Rejected
-from protocol.messages import Alert, CommandAck, Health, Snapshot
+from protocol.messages import Alert, Command, CommandAck, Health, Snapshot
 from protocol.topics import COMMAND, SNAPSHOT, Address
 
 DOOR = Address("maskfleet", "home", "door")
@@ -73,6 +75,26 @@ def test_each_that_was_asked_for_before_a_frame_is_taken_of_it(two_people: np.nd
         snapshots.ask("five")
     assert [shot.id for shot in snapshots.take(Frame(two_people, 0.0, 0.0), (), (), "b")] == ["one", "two", "three", "four"]
     assert snapshots.take(Frame(two_people, 0.1, 0.1), (), (), "b") == []
+
+
+def test_what_was_asked_for_long_before_a_frame_is_not_taken_of_it(two_people: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The camera dropped, or detection was off: nobody waits for that picture any more."""
+    snapshots, now_s = Snapshots(on_alert=False, on_request=True), time.monotonic()
+    for name in ("one", "two", "three", "four"):
+        snapshots.ask(name)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + ASKED_S + 1)
+    snapshots.ask("five")  # none of the others waits any more
+    assert [shot.id for shot in snapshots.take(Frame(two_people, 0.0, 0.0), (), (), "b")] == ["five"]
+
+
+async def test_detection_that_is_switched_off_forgets_what_was_asked_for(two_people: np.ndarray, tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, snapshots=SnapshotSettings(on_request=True))
+    agent = Agent(settings, load_eyes(settings))
+    agent._snapshots.ask("mine")
+    for is_on in (False, True):
+        await agent._detect(Command(id="1", op="detect", args={"on": is_on}))
+    assert agent._snapshots.take(Frame(two_people, 0.0, 0.0), (), (), "b") == []
+    agent._publisher.close()
 
 
 def test_without_the_settings_nothing_is_taken(two_people: np.ndarray) -> None:
