@@ -89,9 +89,9 @@ class Sight:
 
         Raises Broken when a model fails that the package or the settings brought along.
         """
-        self._busy_s = time.monotonic()
         if self._has_installed:
             self._crashes.sees()
+        self._busy_s = time.monotonic()  # a disk that stalls before it is no model that hangs
         seen = self._see(frame)
         self._frames += 1
         looks = self._looks

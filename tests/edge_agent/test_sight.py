@@ -245,6 +245,19 @@ async def test_an_installed_model_that_hangs_ends_the_agent(tmp_path: Path, monk
     assert worker.crashes.count() == 1
 
 
+def test_a_disk_that_stalls_is_no_model_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That an installed model sees is written down first."""
+    worker, busy_s = Worker(tmp_path, {"classifier": Made("classifier", "2", 1).write(tmp_path / "old")}), list[float]()
+
+    def stalls() -> None:
+        time.sleep(0.01)
+        busy_s.append(worker.sight._busy_for_s)
+
+    monkeypatch.setattr(worker.crashes, "sees", stalls)
+    worker.sight.see(Frame(DemoScene().at(1), 0.0, 0.0))
+    assert busy_s == [0.0]
+
+
 async def test_an_installed_model_that_fails_while_another_is_on_trial_is_not_the_others_fault(tmp_path: Path) -> None:
     worker = Worker(tmp_path, {"classifier": Made("classifier", "2", 1).write(tmp_path / "old")})
 
