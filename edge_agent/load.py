@@ -50,6 +50,13 @@ def with_release(eyes: Eyes, kind: Kind, release: Path, settings: Settings) -> E
     return replace(eyes, classify=classify, classifier=classifier)
 
 
+def with_model(eyes: Eyes, kind: Kind, others: Eyes) -> Eyes:
+    """The eyes with one model replaced by that of others."""
+    if kind == "detector":
+        return replace(eyes, detect=others.detect, detector=others.detector)
+    return replace(eyes, classify=others.classify, classifier=others.classifier)
+
+
 def load_pipeline(settings: Settings, eyes: Eyes) -> Pipeline:
     """A decision path that starts afresh."""
     return Pipeline(eyes.detect, eyes.classify, settings.decide.rules())

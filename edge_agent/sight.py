@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from edge_agent.capture import CaptureState
 from edge_agent.crashes import Crashes
 from edge_agent.guard import guarded
 from edge_agent.install import Broken
-from edge_agent.load import Eyes, shipped, with_release
+from edge_agent.load import Eyes, shipped, with_model, with_release
 from edge_agent.pipeline import Pipeline, Seen
 from edge_agent.scene import Frame
 from edge_agent.selftest import prove
@@ -79,10 +80,13 @@ class Sight:
         self._used: Eyes | None = None
         self._broken: list[Broken] = []
         self._shadow: Shadow | None = None
-        self._failure: Rejected | None = None
+        self._failure: Broken | None = None
+        """Of the model that is being tried."""
         self._looks: list[Look] | None = None
         self._frames = 0
         self._busy_s: float | None = None
+        self._exchange = threading.Lock()
+        """Held while eyes are exchanged: both the worker and the event loop do that."""
 
     def see(self, frame: Frame) -> Seen:
         """What a frame shows. A model that fails, on trial or long installed, is gone before the frame is over, and another sees it instead.
@@ -110,12 +114,12 @@ class Sight:
         try:
             return self._look(frame)
         except Broken as failure:
-            used, old = self._used, self._old
-            if self.eyes is used and old is not None and used is not old:
-                self._failure = failure
-                self.eyes = old
-            elif self.eyes is used:
-                self._give_up(failure)
+            if self.eyes is self._used:
+                old, tried = self._old, self._tried
+                if old and tried and self._failure is None and _is_fault_of(tried[0], failure, old, frame):
+                    self._go_back(failure)
+                else:
+                    self._give_up(failure)
         return self._see(frame)
 
     def _look(self, frame: Frame) -> Seen:
@@ -126,16 +130,24 @@ class Sight:
             self._used = eyes
         return self._pipeline(frame)
 
+    def _go_back(self, failure: Broken) -> None:
+        """The model on trial has failed; the old one decides from this frame on."""
+        with self._exchange:
+            if self._old is not None:
+                self._failure, self.eyes = failure, self._old
+
     def _give_up(self, failure: Broken) -> None:
-        """The model that ships takes the place of an installed one; raises the failure when that is what failed."""
+        """The model that ships takes the place of an installed one, also beside one on trial; raises the failure of one that ships."""
         kind = failure.kind
         if self._folders[kind] == self._shipped[kind]:
             raise failure
         log.error("the installed %s has failed, the one that ships sees instead: %s", kind, failure)
-        self._folders[kind] = self._shipped[kind]
-        self.eyes = with_release(self.eyes, kind, self._shipped[kind], self._settings)
-        if self._old is not None:
-            self._old = self.eyes
+        others = with_release(self.eyes, kind, self._shipped[kind], self._settings)
+        with self._exchange:
+            self._folders[kind] = self._shipped[kind]
+            self.eyes = with_model(self.eyes, kind, others)
+            if self._old is not None:
+                self._old = with_model(self._old, kind, others)
         self._broken.append(failure)
 
     async def test(self, kind: Kind, folder: Path) -> None:
@@ -161,8 +173,9 @@ class Sight:
     async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
         """The new model decides, and is watched; figures from before the trial are put beside its own, again and again until it is over."""
         new = await asyncio.to_thread(with_release, self.eyes, kind, folder, self._settings)
-        self._failure, self._tried = None, (kind, folder)
-        self._old, self.eyes = self.eyes, new
+        with self._exchange:
+            self._failure, self._tried = None, (kind, folder)
+            self._old, self.eyes = self.eyes, with_model(self.eyes, kind, new)
         known = before.model_dump(include={"faces", "disagreed", "fps_before", "fps_capture_before", "latency_p95_before_ms"}) if before else {}
         async with contextlib.aclosing(self._watch(self._settings.updates.trial_s)) as figures:
             async for found in figures:
@@ -188,15 +201,17 @@ class Sight:
 
     async def settle(self) -> None:
         """The model on trial stays; the old one goes."""
-        if self._tried is not None:
-            kind, folder = self._tried
-            self._folders[kind] = folder
-        self._old = self._tried = None
+        with self._exchange:
+            if self._tried is not None:
+                kind, folder = self._tried
+                self._folders[kind] = folder
+            self._old = self._tried = None
 
     async def restore(self) -> None:
         """The old model decides again, from the next frame on. A worker that hangs in the new one is ended with the whole agent."""
-        if self._old is not None:
-            self.eyes, self._old, self._tried = self._old, None, None
+        with self._exchange:
+            if self._old is not None:
+                self.eyes, self._old, self._tried = self._old, None, None
         await asyncio.sleep(LOOK_S)
         self._end_if_hung()
 
@@ -263,6 +278,20 @@ class Sight:
 
     def _count(self) -> _Count:
         return _Count(time.monotonic(), self._capture().frames, self._frames)
+
+
+def _is_fault_of(tried: Kind, failure: Broken, old: Eyes, frame: Frame) -> bool:
+    """Whether the model on trial is to blame: for its own failure, and for that of a classifier which can take the old detector's faces."""
+    if failure.kind == tried:
+        return True
+    if tried == "classifier":  # which no detector hears of
+        return False
+    safe = guarded(old)
+    try:
+        safe.classify(frame, safe.detect(frame))
+    except Broken:
+        return False
+    return True
 
 
 async def _last(figures: AsyncIterator[Trial]) -> Trial:

@@ -21,10 +21,10 @@ from edge_agent.crashes import Crashes
 from edge_agent.demo_scene import DemoScene
 from edge_agent.gate import Gate, judge
 from edge_agent.install import Broken
-from edge_agent.load import load_eyes, load_pipeline, with_release
+from edge_agent.load import Eyes, load_eyes, load_pipeline, with_release
 from edge_agent.pipeline import Seen
 from edge_agent.runtime import Session
-from edge_agent.scene import Face, Frame, Reading
+from edge_agent.scene import Box, Face, Frame, Reading
 from edge_agent.settings import Settings, UpdateSettings
 from edge_agent.sight import Sight, _last
 from edge_agent.yunet import YuNetDetector
@@ -258,25 +258,44 @@ def test_a_disk_that_stalls_is_no_model_that_hangs(tmp_path: Path, monkeypatch: 
     assert busy_s == [0.0]
 
 
-async def test_an_installed_model_that_fails_while_another_is_on_trial_is_not_the_others_fault(tmp_path: Path) -> None:
-    worker = Worker(tmp_path, {"classifier": Made("classifier", "2", 1).write(tmp_path / "old")})
+@pytest.mark.parametrize(("kind", "other"), [("classifier", "detector"), ("detector", "classifier")])
+async def test_an_installed_model_that_fails_while_another_is_on_trial_is_not_the_others_fault(tmp_path: Path, kind: Kind, other: Kind) -> None:
+    worker = Worker(tmp_path, {kind: Made(kind, "2", 1).write(tmp_path / "old")})
 
-    def breaks(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+    def breaks(*_: object) -> tuple[()]:
         raise RuntimeError("out of memory")
 
+    def versions(eyes: Eyes) -> dict[Kind, str]:
+        return {"classifier": eyes.classifier.version, "detector": eyes.detector.version}
+
     with worker.running():
-        detector = Made("detector", "2", 1).write(tmp_path / "new")
-        await anext(worker.sight.attempt("detector", detector, None))
-        # The eyes on trial and the old ones share the classifier.
-        old = worker.sight._old
+        figures = worker.sight.attempt(other, Made(other, "2", 1).write(tmp_path / "new"), None)
+        await anext(figures)
+        # The eyes on trial and the old ones share the model of the other kind.
+        old, change = worker.sight._old, {"classify" if kind == "classifier" else "detect": breaks}
         assert old is not None
-        worker.sight._old = dataclasses.replace(old, classify=breaks)
-        worker.sight.eyes = dataclasses.replace(worker.sight.eyes, classify=breaks)
+        worker.sight._old = dataclasses.replace(old, **change)
+        worker.sight.eyes = dataclasses.replace(worker.sight.eyes, **change)
         async with asyncio.timeout(10):
             broken = await worker.sight.breaks()
+        worker.sight._check()
+        shipped_versions = versions(load_eyes(SETTINGS))
+        assert versions(worker.sight.eyes) == {**shipped_versions, other: "2"}, "the trial goes on"
         await worker.sight.restore()
-    assert broken.kind == "classifier"
-    assert worker.sight.eyes.classifier.version == load_eyes(SETTINGS).classifier.version
+    assert (broken.kind, broken.reason) == (kind, Reason.CRASHED)
+    assert versions(worker.sight.eyes) == shipped_versions
+
+
+async def test_a_detector_on_trial_whose_faces_no_classifier_can_take_is_to_blame(worker: Worker, tmp_path: Path) -> None:
+    await anext(worker.sight.attempt("detector", Made("detector", "2", 1).write(tmp_path / "new"), None))
+    endless = Face(Box(0, 0, 1e12, 1e12), 0.9)
+    worker.sight.eyes = dataclasses.replace(worker.sight.eyes, detect=lambda _: (endless,))
+    async with asyncio.timeout(10):
+        with pytest.raises(Rejected) as caught:
+            await worker.sight.fails()
+    assert caught.value.reason is Reason.CRASHED
+    await worker.sight.restore()
+    assert worker.sight.eyes is worker.eyes
 
 
 def test_a_model_that_ships_and_fails_ends_the_worker(tmp_path: Path) -> None:
