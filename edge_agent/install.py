@@ -61,7 +61,7 @@ class Host(Protocol):
         """Returns when a model that was committed has failed, and the one that ships has taken its place."""
 
     async def settle(self) -> None:
-        """The old model is not needed any more."""
+        """The old model is not needed any more; if the new one failed while that was written down, `breaks` tells of it."""
 
     async def restore(self) -> None:
         """The old model decides again."""

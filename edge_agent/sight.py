@@ -144,11 +144,13 @@ class Sight:
         log.error("the installed %s has failed, the one that ships sees instead: %s", kind, failure)
         others = with_release(self.eyes, kind, self._shipped[kind], self._settings)
         with self._exchange:
+            if self._folders[kind] == self._shipped[kind]:  # the other thread was first
+                return
             self._folders[kind] = self._shipped[kind]
             self.eyes = with_model(self.eyes, kind, others)
             if self._old is not None:
                 self._old = with_model(self._old, kind, others)
-        self._broken.append(failure)
+            self._broken.append(failure)
 
     async def test(self, kind: Kind, folder: Path) -> None:
         """Golden answers and latency, in a child process."""
@@ -200,12 +202,15 @@ class Sight:
         return self._broken.pop(0)
 
     async def settle(self) -> None:
-        """The model on trial stays; the old one goes."""
+        """The model on trial stays; the old one goes. One that failed while it was being committed is given up like any that is installed."""
         with self._exchange:
+            failure = self._failure if self._tried else None
             if self._tried is not None:
                 kind, folder = self._tried
                 self._folders[kind] = folder
             self._old = self._tried = None
+        if failure is not None:
+            await asyncio.to_thread(self._give_up, failure)
 
     async def restore(self) -> None:
         """The old model decides again, from the next frame on. A worker that hangs in the new one is ended with the whole agent."""

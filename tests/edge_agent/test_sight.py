@@ -160,6 +160,26 @@ async def test_a_model_that_fails_after_its_trial_is_told(worker: Worker, tmp_pa
             await worker.sight.fails()
 
 
+async def test_a_model_that_fails_while_it_is_being_committed_is_known_as_broken(tmp_path: Path) -> None:
+    """The journal names it by then: what it says must be what sees."""
+    worker = Worker(tmp_path, {"classifier": Made("classifier", "2", 1).write(tmp_path / "old")})
+
+    def breaks(frame: Frame, faces: tuple[Face, ...]) -> tuple[Reading, ...]:
+        raise RuntimeError("out of memory")
+
+    with worker.running():
+        await anext(worker.sight.attempt("classifier", Made("classifier", "3", 2).write(tmp_path / "new"), None))
+        worker.sight.eyes = dataclasses.replace(worker.sight.eyes, classify=breaks)
+        async with asyncio.timeout(10):
+            with pytest.raises(Rejected, match="out of memory"):
+                await worker.sight.fails()
+            assert worker.sight.eyes.classifier.version == "2"
+            await worker.sight.settle()
+            broken = await worker.sight.breaks()
+    assert (broken.kind, broken.reason) == ("classifier", Reason.CRASHED)
+    assert worker.sight.eyes.classifier.version == load_eyes(SETTINGS).classifier.version
+
+
 @pytest.mark.parametrize(
     ("change", "reason"), [(made_models.nan, Reason.NOT_A_NUMBER), (made_models.improbable, Reason.NOT_A_NUMBER), (made_models.crash, Reason.CRASHED)]
 )
