@@ -45,6 +45,8 @@ INSIST_S = 5
 """Between further tries of a subscription that was refused while the connection is otherwise well."""
 REFUSED = 128
 """Return codes of a subscription from here on mean that it was not granted."""
+UNSPECIFIED = 128
+"""Code of a connection that the other side closed."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ class Received(NamedTuple, Generic[M]):
 def backoff_s(attempt: int, chance: float, first_s: float = 0.5, cap_s: float = 30) -> float:
     """Capped exponential back-off with full jitter: `chance` (0 to 1) of the ceiling of this attempt (from 0)."""
     return chance * min(cap_s, first_s * 2.0 ** min(attempt, 16))
+
+
+class _Missing(NamedTuple):
+    """What is not subscribed to, and why."""
+
+    filters: list[Filter]
+    why: str
 
 
 @dataclass(eq=False)
@@ -194,20 +203,20 @@ class Link:
         self._receivers.append(receiver)
         insisting: asyncio.Task[None] | None = None
         try:
-            if (client := self._client) is not None and (refused := await self._subscribe(client, receiver.filters())):
-                log.warning("%s; trying again", _refusal(refused))
-                insisting = asyncio.create_task(self._insist(client, refused))
+            if (client := self._client) is not None and (missing := await self._subscribe(client, receiver.filters())):
+                log.warning("%s; trying again", missing.why)
+                insisting = asyncio.create_task(self._insist(client, missing))
             yield cast("AsyncIterator[Received[M]]", _drain(receiver.queue))
         finally:
             self._receivers.remove(receiver)
             await end(insisting)
             await self._unsubscribe(receiver)
 
-    async def _insist(self, client: aiomqtt.Client, refused: list[Filter]) -> None:
+    async def _insist(self, client: aiomqtt.Client, missing: _Missing | None) -> None:
         """Subscribes in the end, without giving up a connection that serves the others; the next one subscribes anyway."""
-        while refused and self._client is client:
+        while missing and self._client is client:
             await asyncio.sleep(INSIST_S)
-            refused = await self._subscribe(client, refused)
+            missing = await self._subscribe(client, missing.filters)
 
     async def _keep(self) -> None:
         """Connects, stays, and connects again, until cancelled."""
@@ -221,10 +230,10 @@ class Link:
                     self._session += 1
                     await self._serve(client)
             except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
-                is_new = attempt == 0 or str(error) != self.problem
-                self.problem = str(error)
-                level = logging.WARNING if is_new else logging.DEBUG
-                log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, error)
+                problem = _cause(error)
+                level = logging.WARNING if attempt == 0 or problem != self.problem else logging.DEBUG
+                self.problem = problem
+                log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, problem)
             except Exception:  # an error of ours or of a library must not make a camera mute for ever
                 log.exception("%s:%d: connection failed", self._broker.host, self._broker.port)
             finally:
@@ -263,8 +272,8 @@ class Link:
 
     async def _introduce(self, client: aiomqtt.Client) -> None:
         await self._say_greeting()
-        if refused := await self._subscribe(client, self._wanted()):
-            raise LinkError(_refusal(refused))
+        if missing := await self._subscribe(client, self._wanted()):
+            raise LinkError(missing.why)
         await self._say_online()
 
     def _wanted(self) -> list[Filter]:
@@ -302,20 +311,19 @@ class Link:
         with contextlib.suppress(LinkError):  # the next connection greets
             await self.greet()
 
-    async def _subscribe(self, client: aiomqtt.Client, filters: list[Filter]) -> list[Filter]:
-        """Those that were not granted, though what is refused is asked for more than once."""
+    async def _subscribe(self, client: aiomqtt.Client, filters: list[Filter]) -> _Missing | None:
+        """Returns those that nothing came of, though what is refused is asked for more than once; None when there are none."""
         for pause_s in ASK_AGAIN_AFTER_S:
             await asyncio.sleep(pause_s)
             filters = [pair for pair in filters if pair in self._wanted()]
             if not filters:
-                break
+                return None
             try:
                 codes = await client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S)
             except aiomqtt.MqttError as error:
-                log.info("not subscribed: %s", error)
-                break
+                return _Missing(filters, f"not subscribed to {filters[0][0]}: {_cause(error)}")
             filters = [pair for pair, code in zip(filters, codes, strict=True) if _number(code) >= REFUSED]
-        return filters
+        return _Missing(filters, f"the broker did not grant the subscription to {filters[0][0]}") if filters else None
 
     async def _unsubscribe(self, receiver: _Receiver) -> None:
         kept = self._wanted()
@@ -348,8 +356,12 @@ async def _drain(queue: asyncio.Queue[Received[Message]]) -> AsyncIterator[Recei
         yield await queue.get()
 
 
-def _refusal(filters: list[Filter]) -> str:
-    return f"the broker did not grant the subscription to {filters[0][0]}"
+def _cause(error: Exception) -> str:
+    """What an error came of, in words: of each lost connection aiomqtt itself says only that there are no more messages."""
+    cause = error.__cause__
+    if isinstance(cause, aiomqtt.MqttCodeError) and getattr(cause.rc, "value", None) == UNSPECIFIED:
+        return "the connection was lost"
+    return str(cause or "") or str(error)
 
 
 def _number(code: Any) -> int:

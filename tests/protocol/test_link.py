@@ -106,6 +106,15 @@ async def test_each_new_reason_for_no_connection_is_warned_of_once(tmp_path: Pat
     assert len(warned) == len(set(warned))
 
 
+async def test_a_lost_connection_is_told_with_what_it_came_of(mosquitto, caplog) -> None:
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        mosquitto.stop()
+        await eventually(lambda: not link.is_online)
+    first = next(record.message for record in caplog.records if record.levelname == "WARNING")
+    assert "connection was lost" in first
+
+
 async def test_garbage_on_a_topic_stops_nothing(mosquitto, caplog) -> None:
     async with Link(broker(mosquitto), "receiver") as link, aiomqtt.Client("127.0.0.1", mosquitto.port) as other:
         await link.wait_online()

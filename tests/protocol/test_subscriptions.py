@@ -130,3 +130,16 @@ async def test_what_ends_while_the_link_introduces_itself_is_not_asked_for_again
             await eventually(lambda: len(refusing.asked) == 1)
         await link.wait_online()
     assert len(refusing.asked) == 1
+
+
+async def test_a_subscription_without_an_answer_is_not_called_refused(mosquitto, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("protocol.link.SUBSCRIBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("protocol.link.UNSUBSCRIBE_TIMEOUT_S", 0.05)
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        mosquitto.freeze()
+        async with link.receive("maskfleet", NoMask):
+            pass
+        mosquitto.thaw()
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning == f"not subscribed to {NO_MASK}: Operation timed out; trying again"
