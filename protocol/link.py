@@ -113,8 +113,10 @@ class Link:
     """A connection that is always being kept: `async with Link(...) as link`, `await link.send(...)`, `link.receive(...)`."""
 
     def __init__(self, broker: Broker, identifier: str, presence: Presence | None = None) -> None:
+        """Raises Rejected when a certificate file cannot be used."""
         self._broker = broker
         self._tls = broker.tls_context()
+        self._tls_problem = ""
         self._identifier = identifier
         self._presence = presence
         self._receivers: list[_Receiver] = []
@@ -222,6 +224,7 @@ class Link:
         """Connects, stays, and connects again, until cancelled."""
         attempt = 0
         while True:
+            await self._read_certificates()
             # A new client for each attempt: one that is entered again repeats publishes that already raised.
             client = self._new_client()
             self._online_s = math.inf
@@ -242,6 +245,17 @@ class Link:
                 attempt = 0
             await asyncio.sleep(backoff_s(attempt, random.random()))
             attempt += 1
+
+    async def _read_certificates(self) -> None:
+        """Those that were renewed on disk are used from the next connection on; for one that is half written, what was read before is."""
+        try:
+            self._tls = await asyncio.to_thread(self._broker.tls_context)
+            problem = ""
+        except Rejected as error:
+            problem = str(error)
+            if problem != self._tls_problem:
+                log.warning("%s; what was read before is used", problem)
+        self._tls_problem = problem
 
     async def _serve(self, client: Client) -> None:
         """One connection's life: read, introduce itself, stay; raises MqttError or LinkError at its end."""
