@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from typing import Any
 
 import aiomqtt
@@ -19,10 +20,32 @@ class Client(aiomqtt.Client):
         """Runs in a thread, which goes on when the task that waits for it is cancelled."""
         self._is_connecting = True
         try:
+            self._look_up()
             if not self._is_let_go:
                 super()._client_connect()
         finally:
             self._is_connecting = False
+
+    def _look_up(self) -> None:
+        """Returns when the broker's name has an address, or when the connection is let go; raises OSError or ValueError when it has none.
+
+        Connecting asks for it again. But it cannot be broken off, and a nameserver that is silent takes longer than whoever stops us
+        waits: so it is first asked in a thread that nobody need wait for.
+        """
+        errors: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                socket.getaddrinfo(self._hostname, self._port, type=socket.SOCK_STREAM)
+            except Exception as error:  # for the thread that waits
+                errors.append(error)
+
+        asking = threading.Thread(target=ask, name="look-up", daemon=True)
+        asking.start()
+        while asking.is_alive() and not self._is_let_go:
+            asking.join(CONNECTING_LOOK_S)
+        if errors:
+            raise errors[0]
 
     def hang_up(self) -> None:
         """Closes the socket without a goodbye, for after one the broker would not say our last will.

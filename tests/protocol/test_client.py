@@ -56,6 +56,27 @@ asyncio.run(main())
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_who_leaves_while_a_nameserver_is_silent_does_not_wait_for_it() -> None:
+    """Nor does the end of the process."""
+    script = """
+import asyncio, socket, time
+from protocol.broker import Broker
+from protocol.link import Link
+asked = []
+def silent(*where, **how):
+    asked.append(where)
+    time.sleep(60)
+socket.getaddrinfo = silent
+async def main():
+    async with Link(Broker("broker.example"), "camera"):
+        while not asked:
+            await asyncio.sleep(0.01)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 async def test_an_answer_that_comes_late_is_no_error(mosquitto, monkeypatch, caplog) -> None:
     """As over a slow way, each time that an agent stops."""
     monkeypatch.setattr("protocol.link.SUBSCRIBE_TIMEOUT_S", 0.05)
