@@ -15,7 +15,7 @@ from protocol.errors import Reason, Rejected, one_line
 from protocol.topics import Topic
 
 MAX_PAYLOAD_BYTES = 20_000
-"""Broker clients cut what they show here; a larger message is refused unread."""
+"""Broker clients cut what they show here; a larger message is refused unparsed. It is in memory by then: the broker's limit bounds that."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]

@@ -248,7 +248,7 @@ class RolloutCommand(Message):
     """
 
     topic = topics.ROLLOUT_COMMAND
-    max_bytes = 60_000  # some thousands of names; a broker with TLS takes 65,536
+    max_bytes = 60_000  # some thousands of names; brokers are told to take 65,536
     v: Literal[1] = 1
     id: Annotated[str, Field(min_length=1, max_length=64)]
     """Chosen by the sender, anew for each: what comes again is answered again and not done again, another command under the same id is refused."""

@@ -97,7 +97,7 @@ class RabbitMq(Child):
         self._epmd_port, self._dist_port = free_port(), free_port()
 
     def command(self) -> list[str]:
-        lines = ["listeners.tcp = none", f"mqtt.listeners.tcp.1 = 127.0.0.1:{self.port}", "mqtt.allow_anonymous = true"]
+        lines = ["listeners.tcp = none", f"mqtt.listeners.tcp.1 = 127.0.0.1:{self.port}", "mqtt.allow_anonymous = true", "max_message_size = 65536"]
         (self.folder / "rabbitmq.conf").write_text("\n".join([*lines, "mqtt.default_user = guest", "mqtt.default_pass = guest", ""]))
         (self.folder / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
         return [str(self.program)]

@@ -174,7 +174,7 @@ def test_a_field_of_another_type_gives_a_message_or_rejected(data: st.DataObject
         assert error.reason is Reason.BAD_PAYLOAD
 
 
-def test_a_payload_that_is_too_large_is_refused_unread() -> None:
+def test_a_payload_that_is_too_large_is_refused_unparsed() -> None:
     with pytest.raises(Rejected) as caught:
         Alert.decode(b"x" * (MAX_PAYLOAD_BYTES + 1))
     assert caught.value.reason is Reason.TOO_LARGE
