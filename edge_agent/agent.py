@@ -32,7 +32,7 @@ from edge_agent.vitals import Vitals
 from protocol.answers import REMEMBERED
 from protocol.errors import DeviceError, LinkError, Reason, Rejected
 from protocol.link import Link, Presence
-from protocol.messages import Birth, Command, Discovery, Health, Message
+from protocol.messages import MAX_TEXT, Birth, Command, Discovery, Health, Message
 from protocol.tasks import end_all
 from protocol.topics import SnapshotAddress
 
@@ -40,8 +40,6 @@ log = logging.getLogger(__name__)
 
 HEALTH_S = 60.0
 """Health is said on each change, and at least this often."""
-SHOWN = 500
-"""Longer texts are cut: what a message may hold."""
 AGENT_VERSION = version("maskfleet")
 LOOK_S = 0.5
 """How often the camera's state is looked at."""
@@ -252,8 +250,8 @@ class Agent:
             python_version=platform.python_version(),
             classifier=self._sight.eyes.classifier,
             detector=self._sight.eyes.detector,
-            camera_asked=self._camera.uri.text[:SHOWN],
-            camera_got=self._camera.state().got[:SHOWN],
+            camera_asked=self._camera.uri.text[:MAX_TEXT],
+            camera_got=self._camera.state().got[:MAX_TEXT],
         )
 
     def _health_now(self) -> Health:
@@ -262,7 +260,7 @@ class Agent:
         return Health(
             boot=self._boot,
             capture=state.capture,
-            reason=state.reason[:SHOWN],
+            reason=state.reason[:MAX_TEXT],
             last_frame_age_s=age_s,
             detecting=self._is_detecting,
             restarts=state.restarts,

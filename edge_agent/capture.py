@@ -44,7 +44,7 @@ class CaptureState:
     """Recorded material is over."""
 
 
-class Slot:
+class Newest:
     """Hands over one frame: a newer one replaces it, and the one replaced counts as dropped."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Camera:
         opener(self.uri, csi_source)
         self._csi_source = csi_source
         self._has_max_pace = self.uri.options.get("pace", "real") == "max"
-        self._slot = Slot()
+        self._newest = Newest()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._state = CaptureState("restarting", "opening", "", None, 0, 0, 0, has_ended=False)
@@ -119,7 +119,7 @@ class Camera:
         """Ends the thread; a read that hangs and cannot be ended is left behind with it."""
         self._stop.set()
         self._was_tried.set()
-        self._slot.close()
+        self._newest.close()
         with self._lock:
             thread = self._thread
             self._wake.set()
@@ -130,7 +130,7 @@ class Camera:
 
     def take(self, timeout_s: float) -> Frame | None:
         """The newest frame; None when there is none in time."""
-        return self._slot.take(timeout_s)
+        return self._newest.take(timeout_s)
 
     @property
     def is_over(self) -> bool:
@@ -140,7 +140,7 @@ class Camera:
     def state(self) -> CaptureState:
         """How the camera is now."""
         with self._lock:
-            state = replace(self._state, dropped=self._slot.dropped)
+            state = replace(self._state, dropped=self._newest.dropped)
         since_s = self._silent_since_s(state)
         silent_s = 0.0 if since_s is None else time.monotonic() - since_s
         if state.capture in ("ok", "restarting") and silent_s > max(STALLED_S, self._late_s) and not state.has_ended:
@@ -254,7 +254,7 @@ class Camera:
             wake.wait(random.uniform(0.5, 1) * min(RESTART_CAP_S, 0.5 * 2.0 ** min(attempt, 8)))
         if threading.current_thread() is self._thread:
             self._set(has_ended=True)
-            self._slot.close()
+            self._newest.close()
 
     def _read(self, source: Source) -> None:
         """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
@@ -281,4 +281,4 @@ class Camera:
             self._state = replace(self._state, capture="ok", reason="", last_frame_s=now_s, frames=self._state.frames + 1)
         if was != "ok":
             log.info("camera %s: %s", self.uri.text, self._state.got)
-        self._slot.put(Frame(image, time_s, now_s), waits=self._has_max_pace)
+        self._newest.put(Frame(image, time_s, now_s), waits=self._has_max_pace)

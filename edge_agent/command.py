@@ -8,7 +8,7 @@ from protocol import topics
 from protocol.answers import Answers, refused
 from protocol.errors import FleetError, LinkError, Reason, Rejected
 from protocol.link import Link, Received
-from protocol.messages import Command, CommandAck, RawMessage
+from protocol.messages import MAX_TEXT, Command, CommandAck, RawMessage
 
 log = logging.getLogger(__name__)
 
@@ -67,5 +67,5 @@ async def _carry_out(command: Command, operations: Mapping[str, Operation]) -> C
             raise Rejected(Reason.BAD_PAYLOAD, f"no such operation; known are {', '.join(operations)}")
         await operations[command.op](command)
     except FleetError as error:
-        return CommandAck(id=command.id, ok=False, reason=str(error)[:500])
+        return CommandAck(id=command.id, ok=False, reason=str(error)[:MAX_TEXT])
     return CommandAck(id=command.id, ok=True)

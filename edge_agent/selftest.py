@@ -22,6 +22,7 @@ from edge_agent.load import load_classifier, load_detector
 from edge_agent.scene import Box, Face, Frame
 from edge_agent.settings import ClassifySettings, DetectSettings
 from protocol.errors import DeviceError, Reason, Rejected
+from protocol.messages import MAX_TEXT
 from protocol.rollouts import Kind
 
 CPU_S = 60
@@ -53,7 +54,7 @@ async def prove(kind: Kind, new: Path, old: Path, time_s: float = TIME_S) -> Non
         answer = json.loads(output[:MAX_OUTPUT])
         if status == 0 and answer["ok"]:
             return
-        raise Rejected(Reason(answer["reason"]), str(answer["detail"])[:500])
+        raise Rejected(Reason(answer["reason"]), str(answer["detail"])[:MAX_TEXT])
     except (ValueError, KeyError, TypeError):
         raise Rejected(Reason.CRASHED, f"the self-test ended with {status} and no answer") from None
 

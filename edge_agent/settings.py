@@ -124,7 +124,7 @@ class DecideSettings(_Section):
     seen_share: float = Field(default=Rules.seen_share, ge=0, le=1)
     """In so many of the late frames (some 60, or since it was first seen) a face must have been seen to open an incident."""
     smallest_px: float = Field(default=Rules.smallest_px, ge=0)
-    """Faces smaller than this open no incident."""
+    """Faces whose longer side is smaller than this open no incident."""
     lost_s: float = Field(default=Rules.lost_s, gt=0, le=3600)
     """A face not seen for this long has left."""
     cooldown_s: float = Field(default=Rules.cooldown_s, ge=0, le=86400)

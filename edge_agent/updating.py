@@ -9,6 +9,7 @@ from edge_agent.install import Installer
 from edge_agent.update_state import Release, State
 from protocol.errors import LinkError
 from protocol.link import Link
+from protocol.messages import MAX_TEXT
 from protocol.rollouts import ENDED, Desired, Installed, Report, Reported, UpdateState
 from protocol.topics import Address, Fleet
 
@@ -19,7 +20,6 @@ REPORT_S = 5.0
 """Asked for by all at once, cameras report within this time, at random."""
 ASK_S = 0.5
 """Desired states that come faster than this are passed over, but for the latest: each is written to disk."""
-SHOWN = 500
 RESTING = ENDED | {UpdateState.IDLE}
 
 
@@ -94,7 +94,7 @@ def reported(state: State, percent: int | None, boot: str, seq: int) -> Reported
         counter=target.counter if target else 0,
         state=state.state,
         reason=state.reason or "",
-        detail=state.detail[:SHOWN],
+        detail=state.detail[:MAX_TEXT],
         trial=state.trial,
         classifier=_installed(state.classifier),
         detector=_installed(state.detector),

@@ -6,7 +6,7 @@ from typing import Annotated, Generic, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from protocol.errors import Rejected
-from protocol.messages import Command, CommandAck
+from protocol.messages import MAX_TEXT, Command, CommandAck
 from protocol.rollouts import RolloutAck, RolloutCommand
 
 A = TypeVar("A", CommandAck, RolloutAck)
@@ -24,7 +24,7 @@ def refused(ack: type[A], payload: bytes, error: Rejected) -> A | None:
         id_ = _Asked.model_validate_json(payload).id
     except ValidationError:
         return None
-    return ack(id=id_, ok=False, reason=str(error)[:500])
+    return ack(id=id_, ok=False, reason=str(error)[:MAX_TEXT])
 
 
 class Answers(Generic[A]):

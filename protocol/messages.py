@@ -21,7 +21,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
-Text = Annotated[str, Field(max_length=500)]
+MAX_TEXT = 500
+"""Longer texts are cut before they are said."""
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class Message(BaseModel):

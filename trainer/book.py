@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from protocol.errors import Reason, Rejected, one_line
+from protocol.messages import MAX_TEXT
 from protocol.topics import CAMERAS
 from trainer.folder import naming
 from trainer.journal import Journal
@@ -255,7 +256,7 @@ class Book:
         with self._journal.together():
             draft, select = Rollout(plan=plan, since_s=at_s), plan.select
             text = f"{plan.name} {plan.version}, counter {plan.counter}, to {', '.join(select[:5])}{' ...' if len(select) > 5 else ''}"
-            self._save(None, draft, shipment, [Note("started", text=text[:500])])
+            self._save(None, draft, shipment, [Note("started", text=text[:MAX_TEXT])])
             self.entries[plan.rollout] = Entry(draft, shipment)
             self.do(plan.rollout, *(Heard(at_s, camera, is_online) for camera, is_online in self.online.items()), Start(at_s))
         return plan.rollout

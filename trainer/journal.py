@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from protocol.errors import DeviceError, Reason, Rejected, one_line
-from protocol.messages import utc
+from protocol.messages import MAX_TEXT, utc
 from protocol.rollouts import RolloutLog
 from trainer.rollout_state import Camera, Note, Rollout
 
@@ -126,7 +126,7 @@ class Journal:
         A text that is too long for a message is cut here too: one line of an old journal must not silence all that follow.
         """
         rows = self._read("SELECT rollout, epoch, seq, at_s, event, camera, text FROM log WHERE is_sent = 0 ORDER BY seq LIMIT ?", most)
-        return [(row[0], RolloutLog(epoch=row[1], seq=row[2], at=utc(row[3]), event=row[4], camera=row[5], text=row[6][:500])) for row in rows]
+        return [(row[0], RolloutLog(epoch=row[1], seq=row[2], at=utc(row[3]), event=row[4], camera=row[5], text=row[6][:MAX_TEXT])) for row in rows]
 
     def mark_sent(self, seq: int) -> None:
         """The broker has all lines up to this one."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+from protocol.messages import MAX_TEXT
 from trainer.rollout_cameras import UNHEARD, ask, each, expire, look_again, note, put, recall, recall_running, remind, try_again
 from trainer.rollout_state import (
     BAD,
@@ -273,7 +274,7 @@ def _fates(state: Rollout) -> Counter[Fate]:
 def _phase_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
     if (before.phase, before.wave) != (after.phase, after.wave):
         where = f"wave {after.wave} of {len(after.plan.rules.waves)}"
-        yield Note(after.phase.value, text=": ".join(filter(None, [where, after.reason]))[:500])
+        yield Note(after.phase.value, text=": ".join(filter(None, [where, after.reason]))[:MAX_TEXT])
 
 
 def _camera_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
@@ -281,4 +282,4 @@ def _camera_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
         was = before.cameras.get(name, Camera())
         if own.fate is not was.fate:
             event = "recalled" if own.fate is Fate.WAITING else "asked" if own.fate is Fate.UPDATING else own.fate.value
-            yield Note(event, name, ": ".join(filter(None, [own.reason, own.detail]))[:500])
+            yield Note(event, name, ": ".join(filter(None, [own.reason, own.detail]))[:MAX_TEXT])

@@ -8,7 +8,7 @@ from typing import Any
 
 from protocol.errors import LinkError
 from protocol.link import Link
-from protocol.messages import utc
+from protocol.messages import MAX_TEXT, utc
 from protocol.rollouts import Desired, Failure, RolloutState
 from protocol.topics import Address, RolloutAddress
 from trainer.book import Book
@@ -126,7 +126,7 @@ class Mouth:
             epoch=self._journal.epoch,
             seq=self._seq,
             phase=state.phase.value,
-            reason=state.reason[:500],
+            reason=state.reason[:MAX_TEXT],
             kind=plan.kind,
             name=plan.name,
             version=plan.version,

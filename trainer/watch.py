@@ -14,7 +14,7 @@ from protocol.answers import REMEMBERED, Answers, refused
 from protocol.broker import Broker
 from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, in_one_line
 from protocol.link import Link, Presence
-from protocol.messages import Message, RawMessage, Status
+from protocol.messages import MAX_TEXT, Message, RawMessage, Status
 from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
 from protocol.signature import TrustedKeys
 from protocol.tasks import end_all
@@ -265,7 +265,7 @@ class Coordinator:
         except DeviceError:
             raise
         except (FleetError, OSError) as error:  # the second: a release on the shelf that cannot be read
-            ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=in_one_line(error)[:500])
+            ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=in_one_line(error)[:MAX_TEXT])
         log.info("rollout command %r (%s): %s", command.id, command.op, ack.reason or "done")
         self._answers.keep(command, ack)
         return ack

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import capture, sources
-from edge_agent.capture import Camera, Slot
+from edge_agent.capture import Camera, Newest
 from edge_agent.scene import Frame, Image
 from edge_agent.sources import CameraUri, Source
 from protocol.errors import DeviceError, Rejected
@@ -32,25 +32,25 @@ def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
 
 @given(st.lists(st.booleans(), max_size=50))
 def test_the_slot_gives_the_newest_and_counts_the_rest(puts: list[bool]) -> None:
-    slot, number, taken = Slot(), 0, 0
+    newest, number, taken = Newest(), 0, 0
     for is_put in puts:
         if is_put:
             number += 1
-            slot.put(frame(number))
-        elif (got := slot.take(0)) is not None:
+            newest.put(frame(number))
+        elif (got := newest.take(0)) is not None:
             assert got.time_s == number
             taken += 1
-    waiting = slot.take(0) is not None
-    assert slot.dropped == number - taken - waiting
+    waiting = newest.take(0) is not None
+    assert newest.dropped == number - taken - waiting
 
 
 def test_a_slot_that_waits_drops_nothing() -> None:
-    slot = Slot()
-    producer = threading.Thread(target=lambda: [slot.put(frame(number), waits=True) for number in range(200)])
+    newest = Newest()
+    producer = threading.Thread(target=lambda: [newest.put(frame(number), waits=True) for number in range(200)])
     producer.start()
-    assert [slot.take(5).time_s for _ in range(200)] == list(range(200))
+    assert [newest.take(5).time_s for _ in range(200)] == list(range(200))
     producer.join()
-    assert slot.dropped == 0
+    assert newest.dropped == 0
 
 
 @pytest.fixture
