@@ -115,8 +115,8 @@ class Sight:
             return self._look(frame)
         except Broken as failure:
             if self.eyes is self._used:
-                old, tried = self._old, self._tried
-                if old and tried and self._failure is None and _is_fault_of(tried[0], failure, old, frame):
+                tried = self._tried
+                if tried and self._failure is None and failure.kind == tried[0]:
                     self._go_back(failure)
                 else:
                     self._give_up(failure)
@@ -283,20 +283,6 @@ class Sight:
 
     def _count(self) -> _Count:
         return _Count(time.monotonic(), self._capture().frames, self._frames)
-
-
-def _is_fault_of(tried: Kind, failure: Broken, old: Eyes, frame: Frame) -> bool:
-    """Whether the model on trial is to blame: for its own failure, and for that of a classifier which can take the old detector's faces."""
-    if failure.kind == tried:
-        return True
-    if tried == "classifier":  # which no detector hears of
-        return False
-    safe = guarded(old)
-    try:
-        safe.classify(frame, safe.detect(frame))
-    except Broken:
-        return False
-    return True
 
 
 async def _last(figures: AsyncIterator[Trial]) -> Trial:

@@ -306,14 +306,14 @@ async def test_an_installed_model_that_fails_while_another_is_on_trial_is_not_th
     assert versions(worker.sight.eyes) == shipped_versions
 
 
-async def test_a_detector_on_trial_whose_faces_no_classifier_can_take_is_to_blame(worker: Worker, tmp_path: Path) -> None:
+async def test_a_detector_on_trial_that_gives_huge_faces_is_to_blame_and_not_the_classifier(worker: Worker, tmp_path: Path) -> None:
     await anext(worker.sight.attempt("detector", Made("detector", "2", 1).write(tmp_path / "new"), None))
     endless = Face(Box(0, 0, 1e12, 1e12), 0.9)
     worker.sight.eyes = dataclasses.replace(worker.sight.eyes, detect=lambda _: (endless,))
     async with asyncio.timeout(10):
         with pytest.raises(Rejected) as caught:
             await worker.sight.fails()
-    assert caught.value.reason is Reason.CRASHED
+    assert caught.value.reason is Reason.NOT_A_NUMBER
     await worker.sight.restore()
     assert worker.sight.eyes is worker.eyes
 
