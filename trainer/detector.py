@@ -28,6 +28,7 @@ from trainer.detector_revive import revive
 from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX
 from trainer.detector_start import restore
 from trainer.detector_teach import DenseTeacher, teaching_loss
+from trainer.detector_usual import Usual
 from trainer.folder import write_whole
 
 CONFIG_FILE = "config.json"
@@ -77,7 +78,8 @@ def fit_detector(
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=max(0.1, 2 / recipe.steps))
-    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule}
+    usual = {name: Usual().to(device) for name in ("annotated", "taught")}
+    parts = {"network": network, "average": average, "optimizer": optimizer, "schedule": schedule, **usual}
     done = _load_state(run, parts)
     places = {side_px: priors(side_px).to(device) for side_px in (SIDE_PX, LARGE_SIDE_PX)}
     sums: dict[str, Tensor] = {}
@@ -87,9 +89,9 @@ def fit_detector(
         batch = on_device(made, device)
         maps_NPC, taught = network(batch.images_NCHW), len(batch.answers.score_TP)
         side_px = batch.images_NHWC.shape[1]
-        loss, losses = detection_loss(maps_NPC[taught:], places[side_px], batch.annotated, side_px)
+        loss, losses = detection_loss(maps_NPC[taught:], places[side_px], batch.annotated, side_px, usual["annotated"])
         if taught:
-            unlike = teaching_loss(maps_NPC[:taught], batch.answers, places[side_px], batch.taught)
+            unlike = teaching_loss(maps_NPC[:taught], batch.answers, places[side_px], batch.taught, usual["taught"])
             loss, losses = loss + sum(unlike.values()), losses | {name: part.detach() for name, part in unlike.items()}
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

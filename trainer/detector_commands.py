@@ -20,7 +20,7 @@ def detector(
     data: Annotated[Path, typer.Argument(help="Folder with frames_train/ (COCO), faces/ and, to be scored, frames/.")],
     teacher: Annotated[Path, typer.Option(help="A detector in YuNet's format, which labels what nobody annotated.")],
     name: Annotated[str, typer.Option(help="Name of the run.")] = "detector",
-    size: Annotated[str, typer.Option(help="small, medium, lean, deep or large.")] = "medium",
+    size: Annotated[str, typer.Option(help="small, medium, lean, keen, deep or large.")] = "medium",
     steps: Annotated[int, typer.Option(min=3)] = 10_000,
     start: Annotated[
         Path | None, typer.Option(help="A detector's release, of any size, whose weights (as far as they fit) and mistakes the training begins with.")

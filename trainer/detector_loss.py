@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.detector_net import STRIDES
+from trainer.detector_usual import Usual
 
 WINDOW = 2
 """Half side of the window of candidate priors, in priors."""
@@ -139,13 +140,13 @@ def _one_face_each(flat_Q: Tensor, face_Q: Tensor, cost_Q: Tensor) -> tuple[Tens
     return flat_Q[first], face_Q[first]
 
 
-def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_px: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch, and its parts (class, objectness, box, landmarks), per answering prior."""
+def detection_loss(maps_NPC: Tensor, priors_P3: Tensor, targets: Targets, size_px: int, usual: Usual) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a batch, and its parts (class, objectness, box, landmarks), per answering prior, more or less (`Usual`)."""
     count = maps_NPC.shape[1]
     flat_Q, face_Q = assign(maps_NPC, priors_P3, targets, size_px)
     maps = maps_NPC.reshape(-1, maps_NPC.shape[2])
     found, at = maps[flat_Q], priors_P3[flat_Q % count]
-    number = max(1, len(flat_Q))
+    number = usual.number(torch.tensor(len(flat_Q)))
     boxes, true = decode(found[:, 2:6], at), corners(targets.boxes_M4)[face_Q]
     objectness = torch.zeros(len(maps), device=maps.device).index_fill_(0, flat_Q, 1.0)
     ignored_NP = covered(targets.ignore_picture_K, targets.ignore_K4, priors_P3, maps_NPC.shape[0])

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from protocol.errors import DeviceError
 from trainer.detector_loss import BOX_WEIGHT, Targets, covered, decode, eiou_loss, inside
 from trainer.detector_net import OUTPUTS
+from trainer.detector_usual import Usual
 from trainer.frames import Floats, Image
 
 CLASSES, OBJECTS, BOXES = (tuple(name for name in OUTPUTS if name.startswith(head)) for head in ("cls", "obj", "bbox"))
@@ -71,12 +72,13 @@ class Answers:
     """Boxes as the network gives them, to be decoded."""
 
 
-def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions: Targets) -> dict[str, Tensor]:
+def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions: Targets, usual: Usual) -> dict[str, Tensor]:
     """How unlike the teacher's the student's scores are (their divergence), and how far its boxes are from where the teacher's should be.
 
-    Both count per place in which the teacher sees a face. Its boxes are moved to where the library has them: halfway to the annotators'.
-    Known faces count only where the teacher sees them: one that misses masked faces must not teach that. In regions that annotated
-    scenes ignore, because at some size it was in doubt, the teacher is listened to: of hair, hands and sleeves it says no at most others.
+    Both count per place in which the teacher sees a face, more or less (`Usual`). Its boxes are moved to where the library has them: halfway
+    to the annotators'. Known faces count only where the teacher sees them: one that misses masked faces must not teach that. In regions
+    that annotated scenes ignore, because at some size it was in doubt, the teacher is listened to: of hair, hands and sleeves it says no
+    at most others.
     """
     score_NP = answers.score_TP.clamp(LEAST, 1 - LEAST)
     log_NP = (F.logsigmoid(maps_NPC[..., 0]) + F.logsigmoid(maps_NPC[..., 1])) / 2
@@ -84,7 +86,7 @@ def teaching_loss(maps_NPC: Tensor, answers: Answers, priors_P3: Tensor, regions
     divergence_NP = score_NP * (score_NP.log() - log_NP) + (1 - score_NP) * ((1 - score_NP).log() - other_NP)
     heard_NP = _heard(score_NP, priors_P3, regions)
     is_face_NP = (score_NP > SHOWS) & heard_NP
-    faces = score_NP[is_face_NP].sum().clamp(min=1)
+    faces = usual.number(score_NP[is_face_NP].sum())
     at_Q3 = priors_P3[is_face_NP.nonzero()[:, 1]]
     apart_Q = eiou_loss(decode(maps_NPC[is_face_NP][:, 2:6], at_Q3), _as_in_library(decode(answers.bbox_TP4[is_face_NP], at_Q3)))
     return {"like": (divergence_NP * heard_NP).sum() / faces, "where": BOX_WEIGHT * (apart_Q * score_NP[is_face_NP]).sum() / faces}

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.detector_loss import Targets, assign, candidates, corners, decode, detection_loss, eiou_loss, iou, priors
+from trainer.detector_usual import Usual
 
 SIZE = 128
 NAN = float("nan")
@@ -94,7 +95,7 @@ def test_of_two_faces_that_want_the_same_prior_the_one_it_serves_better_has_it()
 
 def test_a_batch_without_faces_has_a_loss_of_silence_only():
     places = priors(SIZE)
-    loss, parts = detection_loss(torch.full((2, len(places), 16), -9.0), places, targets(), SIZE)
+    loss, parts = detection_loss(torch.full((2, len(places), 16), -9.0), places, targets(), SIZE, Usual())
     assert parts["cls"] == parts["box"] == parts["kps"] == 0
     assert 0 <= float(loss) < 1
 
@@ -104,8 +105,8 @@ def test_an_answer_in_a_region_to_ignore_costs_nothing():
     maps = torch.full((1, len(places), 16), -9.0)
     inside = (places[:, 0] >= 32) & (places[:, 0] <= 96) & (places[:, 1] >= 32) & (places[:, 1] <= 96)
     maps[0, inside, 1] = 9.0
-    heard = detection_loss(maps, places, targets(), SIZE)[1]["obj"]
-    ignored = detection_loss(maps, places, targets(ignore=[(32, 32, 64, 64)]), SIZE)[1]["obj"]
+    heard = detection_loss(maps, places, targets(), SIZE, Usual())[1]["obj"]
+    ignored = detection_loss(maps, places, targets(ignore=[(32, 32, 64, 64)]), SIZE, Usual())[1]["obj"]
     assert heard > 100
     assert ignored < 1
 
@@ -115,15 +116,15 @@ def test_the_right_answer_costs_less_than_a_wrong_one():
     right = perfect_maps(places, box)
     wrong = right.clone()
     wrong[..., 2:6] += 0.7
-    assert detection_loss(right, places, targets(box), SIZE)[1]["box"] < detection_loss(wrong, places, targets(box), SIZE)[1]["box"]
+    assert detection_loss(right, places, targets(box), SIZE, Usual())[1]["box"] < detection_loss(wrong, places, targets(box), SIZE, Usual())[1]["box"]
 
 
 def test_unknown_landmarks_cost_nothing_and_known_ones_do():
     places, box = priors(SIZE), (40, 40, 40, 40)
     maps = perfect_maps(places, box)
-    assert detection_loss(maps, places, targets(box), SIZE)[1]["kps"] == 0
+    assert detection_loss(maps, places, targets(box), SIZE, Usual())[1]["kps"] == 0
     known = targets(box, landmarks=torch.full((1, 10), 60.0))
-    loss, parts = detection_loss(maps, places, known, SIZE)
+    loss, parts = detection_loss(maps, places, known, SIZE, Usual())
     assert parts["kps"] > 0
     assert math.isfinite(float(loss))
 

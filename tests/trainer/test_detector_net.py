@@ -83,7 +83,7 @@ def test_two_exports_are_the_same_bytes_and_say_nothing_of_this_machine(network)
     assert "BatchNormalization" not in {node.op_type for node in found.graph.node}
 
 
-@pytest.mark.parametrize("size", ["small", "medium", "lean", "deep"])
+@pytest.mark.parametrize("size", ["small", "medium", "lean", "keen", "deep"])
 def test_sizes_that_may_ship_fit_into_200_kilobytes(size):
     assert len(export(DetectorNet(SIZES[size]))) <= 200_000
 

@@ -17,6 +17,7 @@ from trainer.detector_loss import Targets, corners, decode, priors
 from trainer.detector_place import askew
 from trainer.detector_scene import SIDE_PX
 from trainer.detector_teach import MOVED, SIZED, Answers, DenseTeacher, teaching_loss
+from trainer.detector_usual import Usual
 
 SHIPPED = ROOT / "edge_agent" / "models" / "detector" / "model.onnx"
 SIZE = 128
@@ -33,7 +34,7 @@ def maps_of(score_NP: torch.Tensor) -> torch.Tensor:
 
 def like(maps_NPC: torch.Tensor, score_NP: torch.Tensor, regions: Targets) -> torch.Tensor:
     """What it costs a student that its scores differ from these."""
-    return teaching_loss(maps_NPC, Answers(score_NP, torch.zeros(*score_NP.shape, 4)), PLACES, regions)["like"]
+    return teaching_loss(maps_NPC, Answers(score_NP, torch.zeros(*score_NP.shape, 4)), PLACES, regions, Usual())["like"]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_boxes_are_drawn_to_where_the_library_would_have_the_teachers() -> None:
     optimizer = torch.optim.Adam([student], 0.05)
     for _ in range(400):
         optimizer.zero_grad()
-        loss = teaching_loss(student, Answers(score_NP, bbox_NP4), PLACES, NOTHING)["where"]
+        loss = teaching_loss(student, Answers(score_NP, bbox_NP4), PLACES, NOTHING, Usual())["where"]
         loss.backward()
         optimizer.step()
     assert loss < 0.2
