@@ -21,13 +21,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from protocol.errors import DeviceError, Reason, Rejected, in_one_line
 from trainer.detector_batch import made_ahead, make_batch, numbered_batch, on_device
 from trainer.detector_data import Library
+from trainer.detector_dense import DenseTeacher
 from trainer.detector_loss import detection_loss, priors
 from trainer.detector_net import SIZES, DetectorNet
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_revive import revive
 from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX
 from trainer.detector_start import restore
-from trainer.detector_teach import DenseTeacher, teaching_loss
+from trainer.detector_teach import teaching_loss
 from trainer.detector_usual import Usual
 from trainer.folder import write_whole
 

@@ -15,11 +15,12 @@ from numpy.random import Generator
 from torch import Tensor
 
 from trainer.detector_data import Library, Scene
+from trainer.detector_dense import DenseTeacher
 from trainer.detector_loss import Targets
 from trainer.detector_odd import odd_scenes
 from trainer.detector_recipe import DetectorRecipe
 from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene
-from trainer.detector_teach import Answers, DenseTeacher
+from trainer.detector_teach import Answers
 
 AHEAD = 2
 """Batches that wait for use, beside those that are being made."""

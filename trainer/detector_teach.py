@@ -1,4 +1,4 @@
-"""What the teacher says at every place of any picture, and what it costs a student to say otherwise.
+"""What it costs a student to say otherwise than its teacher.
 
 Annotations say where faces are; the teacher also says how much everything else looks like one, and was trained on
 hundreds of times as many bare faces as are annotated here. Its answers need no annotation, so scenes may be as odd as one likes.
@@ -6,22 +6,14 @@ Its boxes are a little larger and higher than those of annotators, by shares tha
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from protocol.errors import DeviceError
 from trainer.detector_loss import BOX_WEIGHT, Targets, covered, decode, eiou_loss, inside
-from trainer.detector_net import OUTPUTS
 from trainer.detector_usual import Usual
-from trainer.frames import Floats, Image
 
-CLASSES, OBJECTS, BOXES = (tuple(name for name in OUTPUTS if name.startswith(head)) for head in ("cls", "obj", "bbox"))
-ASKED = (*CLASSES, *OBJECTS, *BOXES)
 SEES = 0.5
 """A teacher whose best answer within a known face is below this does not see it, and has nothing to say there."""
 SHOWS = 0.3
@@ -32,34 +24,6 @@ LEAST = 1e-5
 MOVED, SIZED = (0.01, 0.065), (1.015, 0.95)
 """From the teacher's boxes to those of the library, which are the middle of its own and the annotators': moved by these shares of the sides,
 the sides times these (medians of 1,500 faces that both see)."""
-
-
-class DenseTeacher:
-    """A network in YuNet's format, asked what it says at every place instead of what it finds."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises DeviceError when OpenCV cannot load the file, or it is no such network."""
-        self._path = path
-        try:
-            self._network = cv2.dnn.readNetFromONNX(str(path))
-            self.look(np.zeros((64, 64, 3), np.uint8))
-        except cv2.error as error:
-            raise DeviceError(f"{path}: not a face detector that OpenCV can load ({str(error).splitlines()[0][:120]})") from None
-
-    def __reduce__(self) -> tuple[type["DenseTeacher"], tuple[Path]]:
-        """A network of OpenCV cannot be handed to another process; its file can be read again there."""
-        return DenseTeacher, (self._path,)
-
-    def look(self, image_HWC: Image) -> tuple[Floats, Floats]:
-        """The root of class x objectness, [P], and the raw boxes, [P, 4], of a BGR picture whose sides are multiples of 32.
-
-        P as in `DetectorNet.forward`.
-        """
-        self._network.setInput(cv2.dnn.blobFromImage(image_HWC))
-        answers = dict(zip(ASKED, self._network.forward(ASKED), strict=True))
-        cls, obj = (np.concatenate([answers[name].ravel() for name in names]) for names in (CLASSES, OBJECTS))
-        boxes = np.concatenate([answers[name].reshape(-1, 4) for name in BOXES])
-        return np.asarray(np.sqrt(np.clip(cls * obj, 0, 1)), np.float32), boxes
 
 
 @dataclass(frozen=True)

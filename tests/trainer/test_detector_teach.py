@@ -1,22 +1,18 @@
 """Learning from a teacher's scores and boxes. The teacher here is the detector that ships: it has YuNet's format."""
 
-from pathlib import Path
-
-import cv2
 import numpy as np
 import pytest
 import torch
 from drawn_faces import drawn_library
 from rig import ROOT
 
-from edge_agent.demo_scene import DemoScene
-from protocol.errors import DeviceError
 from trainer.detector_batch import make_batch
 from trainer.detector_data import Scene
+from trainer.detector_dense import DenseTeacher
 from trainer.detector_loss import Targets, corners, decode, priors
 from trainer.detector_place import askew
 from trainer.detector_scene import SIDE_PX
-from trainer.detector_teach import MOVED, SIZED, Answers, DenseTeacher, teaching_loss
+from trainer.detector_teach import MOVED, SIZED, Answers, teaching_loss
 from trainer.detector_usual import Usual
 
 SHIPPED = ROOT / "edge_agent" / "models" / "detector" / "model.onnx"
@@ -40,14 +36,6 @@ def like(maps_NPC: torch.Tensor, score_NP: torch.Tensor, regions: Targets) -> to
 @pytest.fixture(scope="module")
 def teacher() -> DenseTeacher:
     return DenseTeacher(SHIPPED)
-
-
-def test_the_best_place_has_the_score_of_the_best_find(teacher: DenseTeacher) -> None:
-    image = cv2.resize(DemoScene().at(3.0), (640, 384))
-    best = cv2.FaceDetectorYN.create(str(SHIPPED), "", (640, 384), 0.3).detect(image)[1][:, 14].max()
-    scores_P = teacher.look(image)[0]
-    assert scores_P.shape == (80 * 48 + 40 * 24 + 20 * 12,)
-    assert scores_P.max() == pytest.approx(best, abs=1e-4)
 
 
 def test_a_student_that_agrees_costs_nothing_and_any_other_is_drawn_to_the_teacher() -> None:
@@ -145,11 +133,3 @@ def test_what_is_seen_askew_stays_in_its_box(seed: int) -> None:
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == pytest.approx([x, y, x + w, y + h], abs=2)
     assert turned.is_face_M.all()
     assert np.isnan(turned.landmarks_M10).all()
-
-
-def test_what_is_no_detector_is_refused_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "cut.onnx").write_bytes(SHIPPED.read_bytes()[:5000])
-    for path in (tmp_path / "cut.onnx", tmp_path / "absent.onnx", SHIPPED.parents[1] / "classifier" / "model.onnx"):
-        with pytest.raises(DeviceError, match="not a face detector") as caught:
-            DenseTeacher(path)
-        assert "\n" not in str(caught.value)
