@@ -13,9 +13,9 @@ from protocol.errors import Reason, Rejected
 from trainer import detector_eval
 from trainer.detector import check_recipe, fit_detector, load_run
 from trainer.detector_data import Teacher, build_library, held_out, is_held_out
+from trainer.detector_dense import DenseTeacher
 from trainer.detector_net import SIZES, export
 from trainer.detector_recipe import TIMES_FALSE, DetectorRecipe
-from trainer.detector_dense import DenseTeacher
 from trainer.folder import read_release, write_whole
 from trainer.frames import read_frames
 
