@@ -44,7 +44,7 @@ class DenseTeacher:
         P as in `DetectorNet.forward`. At each place the surer answer: of the picture as it is, or enlarged.
         """
         fine, middle, coarse = self._levels(image_HWC)
-        finest, *enlarged = self._levels(cv2.resize(image_HWC, None, fx=2, fy=2))
+        finest, *enlarged = self._levels(np.asarray(cv2.resize(image_HWC, None, fx=2, fy=2), np.uint8))
         levels = (_surer(_surer(fine, enlarged[0], 8), _halved(finest), 8), _surer(middle, enlarged[1], 16), coarse)
         return np.concatenate([score_HW.ravel() for score_HW, _ in levels]), np.concatenate([bbox_HW4.reshape(-1, 4) for _, bbox_HW4 in levels])
 
@@ -55,7 +55,7 @@ class DenseTeacher:
         return [
             (
                 np.asarray(np.sqrt(np.clip(answers[cls] * answers[obj], 0, 1)), np.float32).reshape(height // stride, width // stride),
-                answers[bbox].reshape(height // stride, width // stride, 4),
+                np.asarray(answers[bbox], np.float32).reshape(height // stride, width // stride, 4),
             )
             for cls, obj, bbox, stride in zip(CLASSES, OBJECTS, BOXES, STRIDES, strict=True)
         ]
