@@ -9,6 +9,10 @@ from typing import Any
 import aiomqtt
 
 CONNECTING_LOOK_S = 0.01
+UNSPECIFIED = 128
+"""Code of a connection that the other side closed."""
+REFUSED = 128
+"""Return codes of a subscription from here on mean that it was not granted."""
 
 
 class Client(aiomqtt.Client):
@@ -82,3 +86,16 @@ class Client(aiomqtt.Client):
         elif not self._disconnected.cancelled():
             self._disconnected.exception()
         self.hang_up()
+
+
+def cause_of(error: Exception) -> str:
+    """What an error came of, in words: of each lost connection aiomqtt itself says only that there are no more messages."""
+    cause = error.__cause__
+    if isinstance(cause, aiomqtt.MqttCodeError) and getattr(cause.rc, "value", None) == UNSPECIFIED:
+        return "the connection was lost"
+    return str(cause or "") or str(error)
+
+
+def is_refused(code: Any) -> bool:
+    """Whether a return code, for which paho has a number or an object with one, says that a subscription was not granted."""
+    return int(getattr(code, "value", code)) >= REFUSED

@@ -17,7 +17,8 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 import aiomqtt
 
 from protocol.broker import Broker
-from protocol.client import Client
+from protocol.certificates import Certificates
+from protocol.client import Client, cause_of, is_refused
 from protocol.errors import LinkError, Rejected
 from protocol.messages import Message, PlainMessage, Status
 from protocol.tasks import end
@@ -43,10 +44,6 @@ ASK_AGAIN_AFTER_S = (0, 0.5, 1, 2)
 connection, is over in seconds, where a new connection would have to be granted all of them at once."""
 INSIST_S = 5
 """Between further tries of a subscription that was refused while the connection is otherwise well."""
-REFUSED = 128
-"""Return codes of a subscription from here on mean that it was not granted."""
-UNSPECIFIED = 128
-"""Code of a connection that the other side closed."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,7 @@ class Link:
     def __init__(self, broker: Broker, identifier: str, presence: Presence | None = None) -> None:
         """Raises Rejected when a certificate file cannot be used."""
         self._broker = broker
-        self._tls = broker.tls_context()
-        self._tls_problem = ""
+        self._certificates = Certificates(broker)
         self._identifier = identifier
         self._presence = presence
         self._receivers: list[_Receiver] = []
@@ -224,7 +220,6 @@ class Link:
         """Connects, stays, and connects again, until cancelled."""
         attempt = 0
         while True:
-            await self._read_certificates()
             # A new client for each attempt: one that is entered again repeats publishes that already raised.
             client = self._new_client()
             self._online_s = math.inf
@@ -233,7 +228,7 @@ class Link:
                     self._session += 1
                     await self._serve(client)
             except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
-                problem = _cause(error)
+                problem = cause_of(error)
                 level = logging.WARNING if attempt == 0 or problem != self.problem else logging.DEBUG
                 self.problem = problem
                 log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, problem)
@@ -245,17 +240,7 @@ class Link:
                 attempt = 0
             await asyncio.sleep(backoff_s(attempt, random.random()))
             attempt += 1
-
-    async def _read_certificates(self) -> None:
-        """Those that were renewed on disk are used from the next connection on; for one that is half written, what was read before is."""
-        try:
-            self._tls = await asyncio.to_thread(self._broker.tls_context)
-            problem = ""
-        except Rejected as error:
-            problem = str(error)
-            if problem != self._tls_problem:
-                log.warning("%s; what was read before is used", problem)
-        self._tls_problem = problem
+            await self._certificates.read()
 
     async def _serve(self, client: Client) -> None:
         """One connection's life: read, introduce itself, stay; raises MqttError or LinkError at its end."""
@@ -335,8 +320,8 @@ class Link:
             try:
                 codes = await client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S)
             except aiomqtt.MqttError as error:
-                return _Missing(filters, f"not subscribed to {filters[0][0]}: {_cause(error)}")
-            filters = [pair for pair, code in zip(filters, codes, strict=True) if _number(code) >= REFUSED]
+                return _Missing(filters, f"not subscribed to {filters[0][0]}: {cause_of(error)}")
+            filters = [pair for pair, code in zip(filters, codes, strict=True) if is_refused(code)]
         return _Missing(filters, f"the broker did not grant the subscription to {filters[0][0]}") if filters else None
 
     async def _unsubscribe(self, receiver: _Receiver) -> None:
@@ -361,23 +346,10 @@ class Link:
             will=will,
             keepalive=self._broker.keepalive_s,
             timeout=SEND_TIMEOUT_S,
-            tls_context=self._tls,
+            tls_context=self._certificates.context,
         )
 
 
 async def _drain(queue: asyncio.Queue[Received[Message]]) -> AsyncIterator[Received[Message]]:
     while True:
         yield await queue.get()
-
-
-def _cause(error: Exception) -> str:
-    """What an error came of, in words: of each lost connection aiomqtt itself says only that there are no more messages."""
-    cause = error.__cause__
-    if isinstance(cause, aiomqtt.MqttCodeError) and getattr(cause.rc, "value", None) == UNSPECIFIED:
-        return "the connection was lost"
-    return str(cause or "") or str(error)
-
-
-def _number(code: Any) -> int:
-    """Of a return code, for which paho has a number or an object with one."""
-    return int(getattr(code, "value", code))
