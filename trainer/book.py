@@ -13,7 +13,7 @@ from protocol.messages import MAX_TEXT
 from protocol.topics import CAMERAS
 from trainer.folder import naming
 from trainer.journal import Journal
-from trainer.rollout import CLOSED, allows, is_over, owed, reached, step
+from trainer.rollout import allows, asks_no_more, is_over, owed, reached, step
 from trainer.rollout_state import (
     MAX_CAMERAS,
     Answered,
@@ -98,7 +98,7 @@ class Book:
         """
         self._desired = self._journal.load_desired()
         for state, shipment in self._journal.load():
-            if (state.is_superseded or state.phase in CLOSED) and not self._shelf.holds(shipment):
+            if asks_no_more(state) and not self._shelf.holds(shipment):
                 log.warning("rollout %s has ended, and its release is gone: left out", state.plan.rollout)
                 continue
             with naming(f"rollout {state.plan.rollout}"):
@@ -143,8 +143,8 @@ class Book:
 
     def under_way(self) -> Entry | None:
         """The latest rollout that has not ended. There may be an older one that was done, and is paused for what late cameras said."""
-        ended = (Phase.DONE, *CLOSED)
-        return next((entry for entry in reversed(self.entries.values()) if entry.state.phase not in ended and not entry.state.is_superseded), None)
+        latest_first = reversed(self.entries.values())
+        return next((entry for entry in latest_first if entry.state.phase is not Phase.DONE and not asks_no_more(entry.state)), None)
 
     def current(self) -> str:
         """The rollout that is meant when none is named: the one under way, or the last that has asked a camera; empty when there is none."""
@@ -165,7 +165,7 @@ class Book:
     def _shipping(self, short_digest: str) -> Iterator[Entry]:
         """The rollouts of a model that may ask for it."""
         for entry in self.entries.values():
-            if entry.shipment.short_digest == short_digest and entry.state.phase not in CLOSED and not entry.state.is_superseded:
+            if entry.shipment.short_digest == short_digest and not asks_no_more(entry.state):
                 yield entry
 
     def start(self, args: StartArgs) -> str:

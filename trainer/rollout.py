@@ -90,8 +90,13 @@ def allows(state: Rollout, command: type[Event]) -> bool:
 
 def is_over(state: Rollout) -> bool:
     """Whether nothing can come of this rollout any more. From one that was aborted there is a way back, until a newer one has taken its place."""
-    has_way_back = state.phase is P.ABORTED and not state.is_superseded and any(map(_is_reached, state.cameras.values()))
-    return (state.is_superseded or state.phase in CLOSED) and not has_way_back and not any(owed(state))
+    has_way_back = state.phase is P.ABORTED and not state.is_superseded and bool(reached(state))
+    return asks_no_more(state) and not has_way_back and not any(owed(state))
+
+
+def asks_no_more(state: Rollout) -> bool:
+    """Whether this rollout asks no camera for its release any more."""
+    return state.is_superseded or state.phase in CLOSED
 
 
 def owed(state: Rollout) -> Iterator[Tell]:
@@ -146,7 +151,7 @@ def _resume(state: Rollout, at_s: float) -> Rollout:
 
 def _go_on(state: Rollout, at_s: float) -> Rollout:
     """One thing that happens by itself now; the same object when there is none."""
-    if state.phase is P.DRAFT or state.phase in CLOSED or state.is_superseded:
+    if state.phase is P.DRAFT or asks_no_more(state):
         return state
     late = remind(expire(state, at_s), at_s)
     if late is not state or state.phase not in ASKING:

@@ -54,31 +54,34 @@ class Mouth:
 
     async def _tell(self) -> None:
         batch = self._next()
-        self._book.will_say(key for key, _ in batch if self._is_to_be_said(key))
-        results = await asyncio.gather(*(self._tell_one(key, tell) for key, tell in batch), return_exceptions=True)
-        for (key, tell), result in zip(batch, results, strict=True):
-            if result is None:
-                self._book.told(key, tell)
+        sent = {key: tell for key, tell in batch.items() if self._is_to_be_said(key)}
+        self._book.will_say(sent)
+        results = await asyncio.gather(*(self._send(key, tell) for key, tell in sent.items()), return_exceptions=True)
+        errors = {key: result for key, result in zip(sent, results, strict=True) if result is not None}
         told: dict[str, list[Told]] = {}
-        for ((rollout, _), tell), result in zip(batch, results, strict=True):
-            if result is None:
-                told.setdefault(rollout, []).append(Told(self._clock(), tell.camera, tell.attempt, tell.asked))
+        for key, tell in batch.items():
+            if key not in errors:
+                self._book.told(key, tell)
+                told.setdefault(key[0], []).append(Told(self._clock(), tell.camera, tell.attempt, tell.asked))
         for rollout, events in told.items():
             self._book.do(rollout, *events)
-        if any(isinstance(result, BaseException) and not isinstance(result, LinkError) for result in results):
-            raise next(result for result in results if isinstance(result, BaseException) and not isinstance(result, LinkError))
-        if any(results):
+        for error in errors.values():
+            if not isinstance(error, LinkError):
+                raise error
+        if errors:
             raise LinkError("the broker did not take it")
 
-    def _next(self) -> list[tuple[tuple[str, str], Tell]]:
+    def _next(self) -> dict[tuple[str, str], Tell]:
         """What is said together: to each camera one thing, or nobody knew which came last."""
-        batch: dict[str, tuple[tuple[str, str], Tell]] = {}
+        cameras: set[str] = set()
+        batch: dict[tuple[str, str], Tell] = {}
         for key, tell in self._book.tells.items():
             if len(batch) == TOGETHER:
                 break
-            if tell.camera not in batch and not self._book.is_busy(*key):
-                batch[tell.camera] = (key, tell)
-        return list(batch.values())
+            if tell.camera not in cameras and not self._book.is_busy(*key):
+                cameras.add(tell.camera)
+                batch[key] = tell
+        return batch
 
     def _is_to_be_said(self, key: tuple[str, str]) -> bool:
         """Not to a camera that has committed meanwhile, nor in place of what a newer rollout asked of it, unless it is to run the release."""
@@ -86,9 +89,7 @@ class Mouth:
         own = self._book.entries[rollout].state.cameras[camera]
         return not own.is_told and (own.fate is Fate.UPDATING or not self._book.is_newers(rollout, camera))
 
-    async def _tell_one(self, key: tuple[str, str], tell: Tell) -> None:
-        if not self._is_to_be_said(key):
-            return
+    async def _send(self, key: tuple[str, str], tell: Tell) -> None:
         rollout, camera = key
         if tell.asked == "nothing":
             desired = Desired(rollout=rollout, attempt=tell.attempt)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
@@ -93,8 +94,8 @@ class Coordinator:
         self._woke_s = _woke_s()
         self._connected = asyncio.Event()
         self._answers = Answers[RolloutAck]()
-        self._connected_s = 0.0
-        self._connections = deque[float](maxlen=OFTEN)
+        self._connected_s = deque([-math.inf], maxlen=OFTEN)
+        """When it connected, the latest last."""
 
     @property
     def bytes_sent(self) -> int:
@@ -146,9 +147,8 @@ class Coordinator:
 
     def _on_connection(self, _: int) -> tuple[Message, ...]:
         self._heard.append(Connected(time.time()))
-        self._connected_s = time.monotonic()
-        self._connections.append(self._connected_s)
-        if len(self._connections) == OFTEN and self._connected_s - self._connections[0] < OFTEN_S:
+        self._connected_s.append(time.monotonic())
+        if self._connected_s[-1] - self._connected_s[0] < OFTEN_S:
             log.warning(
                 "connected %d times in a minute: is another coordinator at work for base %s, with another state folder?", OFTEN, self._fleet.base
             )
@@ -157,8 +157,8 @@ class Coordinator:
 
     async def _find_cameras(self) -> None:
         """Waits until the cameras that the broker knows of have said that they are there, or had the time to: before, waves would leave some out."""
-        await asyncio.sleep(self._connected_s + KEPT_S - time.monotonic())
-        while time.monotonic() < self._connected_s + FOUND_S and not all(self._book.online.values()):
+        await asyncio.sleep(self._connected_s[-1] + KEPT_S - time.monotonic())
+        while time.monotonic() < self._connected_s[-1] + FOUND_S and not all(self._book.online.values()):
             await asyncio.sleep(TOGETHER_S)
 
     async def _greet_back(self) -> None:
