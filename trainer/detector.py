@@ -65,12 +65,7 @@ def fit_detector(
     """
     _check_run(run, recipe, library.pictures)
     torch.manual_seed(recipe.seed)
-    network = DetectorNet(SIZES[recipe.size])
-    if start:
-        draws = [np.random.default_rng([recipe.seed, number]) for number in range(recipe.batch)]
-        images_NCHW = make_batch(library, None, draws).images_NCHW
-        restore(network, start, images_NCHW)
-        revive(network, images_NCHW)
+    network = _begun(library, recipe, start)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # A GPU learns faster than one processor makes scenes.
     workers = min(MOST_WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 1
@@ -110,6 +105,17 @@ def fit_detector(
         if step % report_every == 0:
             yield Progress(step, {name: float(total) for name, total in sums.items()})
             sums = {}
+
+
+def _begun(library: Library, recipe: DetectorRecipe, start: bytes) -> DetectorNet:
+    """The network that a training begins with: of random weights, or of those of an exported detector, as far as they fit."""
+    network = DetectorNet(SIZES[recipe.size])
+    if start:
+        draws = [np.random.default_rng([recipe.seed, number]) for number in range(recipe.batch)]
+        images_NCHW = make_batch(library, None, draws).images_NCHW
+        restore(network, start, images_NCHW)
+        revive(network, images_NCHW)
+    return network
 
 
 def check_recipe(run: Path, recipe: DetectorRecipe) -> dict[str, Any]:

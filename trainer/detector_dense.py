@@ -4,10 +4,12 @@ Enlarged twofold, a picture shows it small faces as large ones, which it sees be
 the student is one of the enlarged picture at twice the stride, with the same box in units of that stride.
 """
 
+from functools import reduce
 from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol.errors import DeviceError
 from trainer.detector_net import OUTPUTS, STRIDES
@@ -64,20 +66,21 @@ class DenseTeacher:
 def _surer(plain: Level, enlarged: Level, stride: int) -> Level:
     """At each place what is surer; of the enlarged picture, small boxes alone."""
     is_small_HW = np.exp(enlarged[1][..., 2:].max(-1)) * stride < ENLARGED_PX
-    is_surer_HW = is_small_HW & (enlarged[0] > plain[0])
-    return np.where(is_surer_HW, enlarged[0], plain[0]), np.where(is_surer_HW[..., None], enlarged[1], plain[1])
+    return _where(is_small_HW & (enlarged[0] > plain[0]), enlarged, plain)
 
 
 def _halved(level: Level) -> Level:
     """The surest of each two by two places, as the place between them at twice the stride would say it."""
-    score_HW, bbox_HW4 = level
-    bbox_HW4 = bbox_HW4.copy()
-    bbox_HW4[:, 1::2, 0] += 1
-    bbox_HW4[1::2, :, 1] += 1
-    bbox_HW4[..., :2] /= 2
-    bbox_HW4[..., 2:] -= np.log(2)
-    height, width = score_HW.shape[0] // 2, score_HW.shape[1] // 2
-    four_HWQ = score_HW.reshape(height, 2, width, 2).transpose(0, 2, 1, 3).reshape(height, width, 4)
-    boxes_HWQ4 = bbox_HW4.reshape(height, 2, width, 2, 4).transpose(0, 2, 1, 3, 4).reshape(height, width, 4, 4)
-    surest_HW1 = four_HWQ.argmax(-1)[..., None]
-    return np.take_along_axis(four_HWQ, surest_HW1, -1)[..., 0], np.take_along_axis(boxes_HWQ4, surest_HW1[..., None], -2)[..., 0, :]
+    first, *others = (_quarter(level, right, down) for down in (0, 1) for right in (0, 1))
+    return reduce(lambda surest, other: _where(other[0] > surest[0], other, surest), others, first)
+
+
+def _quarter(level: Level, right: int, down: int) -> Level:
+    """One of each two by two places, its box in units of twice the stride, from the place at the top left."""
+    score_HW, bbox_HW4 = (part[down::2, right::2] for part in level)
+    middle_HW2 = (bbox_HW4[..., :2] + np.array((right, down), np.float32)) / 2
+    return score_HW, np.concatenate([middle_HW2, bbox_HW4[..., 2:] - np.float32(np.log(2))], -1)
+
+
+def _where(is_first_HW: NDArray[np.bool_], first: Level, second: Level) -> Level:
+    return np.where(is_first_HW, first[0], second[0]), np.where(is_first_HW[..., None], first[1], second[1])
