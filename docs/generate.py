@@ -122,8 +122,7 @@ def _section(settings: type[BaseModel], path: tuple[str, ...]) -> list[str]:
         if name not in within:
             variable = PREFIX + DELIMITER.join((*path, name)).upper()
             default = "" if field.get("default") is None else f"`{_number(field['default'])}`"
-            what = field["description"].replace("\n", " ")
-            lines.append(f"| `{name}` | {default} | {what} | {_kind(field)} | `{variable}` |")
+            lines.append(f"| `{name}` | {default} | {_what(field)} | {_kind(field)} | `{variable}` |")
     return [*lines, *(line for name, section in within.items() for line in _section(section, (*path, name)))]
 
 

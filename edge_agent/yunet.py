@@ -95,15 +95,16 @@ def faces_of(answers: Sequence[Answer], width_px: int, score: float, scale: floa
     """
     boxes: list[tuple[float, float, float, float]] = []
     scores: list[float] = []
+    least = score**2
     for level, stride in enumerate(STRIDES):
         cls, obj, bbox = (answers[level + len(STRIDES) * head] for head in range(3))
         squares = (cls * obj).ravel()
         best = squares.max()
         if math.isnan(best):  # it is where any is, and no comparison would tell
             raise Rejected(Reason.NOT_A_NUMBER, "the detector gives a score that is no number")
-        if best < score**2:
+        if best < least:
             continue
-        for place in np.flatnonzero(squares >= score**2).tolist():
+        for place in np.flatnonzero(squares >= least).tolist():
             down, right = divmod(place, width_px // stride)
             x, y, log_w, log_h = bbox.reshape(-1, 4)[place].tolist()
             w, h = math.exp(log_w) * stride, math.exp(log_h) * stride
