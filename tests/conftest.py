@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rig import DATA, MOSQUITTO, ROOT, Mosquitto, missing
+from rig import DATA, ROOT, Mosquitto, missing, running_mosquitto
 
 # Small trainings on several threads wait for each other more than they work, here and in the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,12 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    if MOSQUITTO is None:
-        missing("mosquitto")
-    broker = Mosquitto(tmp_path)
-    broker.start()
-    yield broker
-    broker.stop()
+    with running_mosquitto(tmp_path) as broker:
+        yield broker
 
 
 @pytest.fixture

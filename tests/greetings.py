@@ -1,12 +1,14 @@
 """A camera that greets, for links to a real broker."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 import aiomqtt
+import pytest
 
 from protocol.broker import Broker
-from protocol.link import Presence
+from protocol.link import Link, Presence
 from protocol.messages import Health, Message
 from protocol.topics import Address
 
@@ -25,6 +27,20 @@ def presence(sessions: list[int] | None = None) -> Presence:
         return (HEALTH,)
 
     return Presence(CAMERA, greeting)
+
+
+@contextlib.asynccontextmanager
+async def unanswered(mosquitto, monkeypatch: pytest.MonkeyPatch, kind: type[Message]) -> AsyncIterator[Link]:
+    """A link that subscribed to a message, and left again, while its broker was frozen."""
+    monkeypatch.setattr("protocol.link.SUBSCRIBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("protocol.link.UNSUBSCRIBE_TIMEOUT_S", 0.05)
+    async with Link(broker(mosquitto), "camera") as link:
+        await link.wait_online()
+        mosquitto.freeze()
+        async with link.receive("maskfleet", kind):
+            pass
+        mosquitto.thaw()
+        yield link
 
 
 async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:

@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -67,3 +69,22 @@ class Mosquitto:
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running_mosquitto(folder: Path, lines: tuple[str, ...] = ("allow_anonymous true",)) -> Iterator[Mosquitto]:
+    """One that runs meanwhile; skips the test where there is none."""
+    if MOSQUITTO is None:
+        missing("mosquitto")
+    broker = Mosquitto(folder, lines)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def shipped_lines(name: str, folder: Path, places: Mapping[str, Path] = MappingProxyType({})) -> tuple[str, ...]:
+    """A configuration of compose/ for `Mosquitto`: only the port and the places are the test's."""
+    text = (ROOT / "compose" / name).read_text()
+    for place, here in {**places, "/mosquitto/data/": f"{folder}/"}.items():
+        text = text.replace(place, str(here))
+    return tuple(line for line in text.splitlines() if not line.startswith(("listener", "max_queued_messages")))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
-from rig import MOSQUITTO, ROOT, Mosquitto, missing
+from rig import Mosquitto, running_mosquitto, shipped_lines
 
 from protocol.messages import Snapshot
 from protocol.rollouts import Chunk, RolloutCommand
@@ -23,13 +23,8 @@ LARGEST = (
 @pytest.fixture
 def shipped(tmp_path: Path) -> Iterator[Mosquitto]:
     """With the project's own file; only the port and the folder are the test's."""
-    if MOSQUITTO is None:
-        missing("mosquitto")
-    text = (ROOT / "compose" / "mosquitto.conf").read_text().replace("/mosquitto/data/", f"{tmp_path}/")
-    broker = Mosquitto(tmp_path, tuple(line for line in text.splitlines() if not line.startswith(("listener", "max_queued_messages"))))
-    broker.start()
-    yield broker
-    broker.stop()
+    with running_mosquitto(tmp_path, shipped_lines("mosquitto.conf", tmp_path)) as broker:
+        yield broker
 
 
 async def test_the_largest_messages_arrive_and_none_that_is_larger(shipped: Mosquitto) -> None:

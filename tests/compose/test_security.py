@@ -10,7 +10,7 @@ import aiomqtt
 import pytest
 from certificates import Authority
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from rig import MOSQUITTO, ROOT, Mosquitto, missing
+from rig import ROOT, Mosquitto, running_mosquitto, shipped_lines
 
 from compose.simulated import Camera
 from compose.throwaway import shipped, sign_release
@@ -41,19 +41,12 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def guarded(tmp_path: Path, authority: Authority) -> Iterator[Mosquitto]:
     """mosquitto with the project's own files; only the port and the folders are the test's."""
-    if MOSQUITTO is None:
-        missing("mosquitto")
     acl = tmp_path / "mosquitto.acl"
     acl.write_text((ROOT / "compose" / "mosquitto.acl").read_text())
     acl.chmod(0o600)
-    text = (ROOT / "compose" / "mosquitto-tls.conf").read_text()
-    text = text.replace("/mosquitto/certs", str(authority.folder)).replace("/mosquitto/config/mosquitto.acl", str(acl))
-    text = text.replace("/mosquitto/data/", f"{tmp_path}/")
-    lines = [line for line in text.splitlines() if not line.startswith(("listener", "max_queued_messages"))]
-    broker = Mosquitto(tmp_path, tuple(lines))
-    broker.start()
-    yield broker
-    broker.stop()
+    places = {"/mosquitto/certs": authority.folder, "/mosquitto/config/mosquitto.acl": acl}
+    with running_mosquitto(tmp_path, shipped_lines("mosquitto-tls.conf", tmp_path, places)) as broker:
+        yield broker
 
 
 def as_user(broker: Mosquitto, authority: Authority, name: str) -> Broker:

@@ -31,7 +31,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @given(st.lists(st.booleans(), max_size=50))
-def test_the_slot_gives_the_newest_and_counts_the_rest(puts: list[bool]) -> None:
+def test_the_newest_is_given_and_the_rest_counted(puts: list[bool]) -> None:
     newest, number, taken = Newest(), 0, 0
     for is_put in puts:
         if is_put:
@@ -44,7 +44,7 @@ def test_the_slot_gives_the_newest_and_counts_the_rest(puts: list[bool]) -> None
     assert newest.dropped == number - taken - waiting
 
 
-def test_a_slot_that_waits_drops_nothing() -> None:
+def test_who_puts_and_waits_drops_nothing() -> None:
     newest = Newest()
     producer = threading.Thread(target=lambda: [newest.put(frame(number), waits=True) for number in range(200)])
     producer.start()

@@ -1,8 +1,6 @@
 """The installer: what it refuses and why, and how what it takes ends."""
 
 import asyncio
-import contextlib
-import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from datetime import UTC, datetime
@@ -12,9 +10,9 @@ import pytest
 from made_releases import STRANGER, TRUSTED, Made, shipped, signed_anew, signed_nonsense, tampered, truncated, unsigned
 from update_device import FIGURES, Calm, Device, S
 
-from edge_agent import fetch, install
+from edge_agent import install
 from edge_agent.check import Owner
-from edge_agent.disk import Disk, in_thread
+from edge_agent.disk import Disk
 from edge_agent.gate import Gate
 from edge_agent.install import Broken, Installer
 from edge_agent.installed import pinned
@@ -24,11 +22,9 @@ from edge_agent.slots import PART_FILE
 from edge_agent.update_state import State
 from edge_agent.updating import reported
 from protocol.errors import DeviceError, Reason, Rejected
-from protocol.link import Received
-from protocol.rollouts import Chunk, Desired, Kind, Trial
+from protocol.rollouts import Desired, Kind, Trial
 from protocol.signature import public_text, trusted_keys
 from protocol.tasks import end
-from protocol.topics import SHORT_DIGEST, Address, ChunkAddress, ReleaseAddress
 
 
 @pytest.mark.parametrize("kind", ["classifier", "detector"])
@@ -252,23 +248,6 @@ async def test_a_disk_that_changes_what_was_written_is_not_the_models_fault(devi
     assert len(device.fetched) == fetched + 1
 
 
-async def test_a_thread_is_waited_for_however_often_its_caller_is_cancelled() -> None:
-    is_over = threading.Event()
-
-    def slow() -> None:
-        time.sleep(0.3)
-        is_over.set()
-
-    waiting = asyncio.create_task(in_thread(slow))
-    for _ in range(3):
-        await asyncio.sleep(0.05)
-        waiting.cancel()
-        assert not waiting.done()
-    await asyncio.wait({waiting})
-    assert waiting.cancelled()
-    assert is_over.is_set()
-
-
 async def test_chunks_that_lie_make_a_failure(device: Device) -> None:
     made = Made("detector", "2", 5)
     lying = Made("detector", "2", 5, digest="ab" * 32)
@@ -354,45 +333,6 @@ async def test_a_broker_that_stays_away_is_not_the_models_fault(device: Device, 
     assert (await device.run(made.desired(attempt=2))).state is S.COMMITTED
 
 
-async def test_a_chunk_that_is_being_written_is_waited_for_when_its_fetch_is_broken_off() -> None:
-    """Or it could fall into the file of the next model."""
-    written: list[int] = []
-
-    class Line:
-        async def wait_online(self) -> None:
-            pass
-
-        async def send(self, *_: object) -> None:
-            pass
-
-        @contextlib.asynccontextmanager
-        async def receive(self, *_: object, **__: object) -> AsyncGenerator[AsyncGenerator[Received[Chunk]]]:
-            async def chunks() -> AsyncGenerator[Received[Chunk]]:
-                yield Received(
-                    ChunkAddress("maskfleet", "0" * SHORT_DIGEST, "0"), Chunk(data=made.model[: made.manifest.chunk_bytes]), retained=False
-                )
-                await asyncio.Event().wait()
-
-            yield chunks()
-
-    class Slow:
-        def missing(self) -> tuple[int, ...]:
-            return tuple(range(len(made.manifest.chunks)))
-
-        def put(self, number: int, _: bytes) -> None:
-            begun.set()
-            time.sleep(0.2)
-            written.append(number)
-
-    made, begun = Made("detector", "2", 5), threading.Event()
-    address = Address("maskfleet", "hall", "door")
-    fetching = asyncio.create_task(fetch.fetch(Line(), address, made.manifest, Slow(), lambda _: None))  # type: ignore[arg-type]
-    while not begun.is_set():
-        await asyncio.sleep(0.01)
-    await end(fetching)
-    assert written == [0]
-
-
 async def test_a_trial_ends_with_the_first_figures_that_are_not_good_enough(device: Device) -> None:
     class Slow(Calm):
         async def attempt(self, kind: Kind, folder: Path, before: Trial | None) -> AsyncGenerator[Trial]:
@@ -415,17 +355,3 @@ async def test_another_release_takes_the_place_of_one_that_is_being_tried(device
     first, second = Made("detector", "2", 5), Made("detector", "3", 6)
     state = await device.run(first, second, host=Endless(), until=lambda state: state.is_trying and state.target.version == "2")
     assert (state.state, state.detector.digest) == (S.COMMITTED, second.digest)
-
-
-async def test_what_is_all_there_is_wished_for_no_more() -> None:
-    """The last chunks came while the connection was being made again."""
-
-    class Line:
-        async def wait_online(self) -> None:
-            missing.clear()
-
-        async def send(self, *_: object) -> None:
-            raise AssertionError("nothing is missing")
-
-    missing = {3}
-    await fetch._wish(Line(), ReleaseAddress("maskfleet", "0" * SHORT_DIGEST), Address("maskfleet", "hall", "door"), missing)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from greetings import broker, eventually, presence, retained
+from greetings import broker, eventually, presence, retained, unanswered
 
 from protocol import link as link_module
 from protocol.link import Link
@@ -79,14 +79,7 @@ asyncio.run(main())
 
 async def test_an_answer_that_comes_late_is_no_error(mosquitto, monkeypatch, caplog) -> None:
     """As over a slow way, each time that an agent stops."""
-    monkeypatch.setattr("protocol.link.SUBSCRIBE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("protocol.link.UNSUBSCRIBE_TIMEOUT_S", 0.05)
-    async with Link(broker(mosquitto), "camera") as link:
-        await link.wait_online()
-        mosquitto.freeze()
-        async with link.receive("maskfleet", Status):
-            pass
-        mosquitto.thaw()
+    async with unanswered(mosquitto, monkeypatch, Status) as link:
         await asyncio.sleep(0.5)
         assert link.is_online
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

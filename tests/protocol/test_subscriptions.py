@@ -6,7 +6,7 @@ from typing import Any
 
 import aiomqtt
 import pytest
-from greetings import CAMERA, HEALTH, broker, eventually, presence
+from greetings import CAMERA, HEALTH, broker, eventually, presence, unanswered
 
 from protocol.link import Link
 from protocol.messages import Health, NoMask, Status
@@ -133,13 +133,7 @@ async def test_what_ends_while_the_link_introduces_itself_is_not_asked_for_again
 
 
 async def test_a_subscription_without_an_answer_is_not_called_refused(mosquitto, monkeypatch, caplog) -> None:
-    monkeypatch.setattr("protocol.link.SUBSCRIBE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr("protocol.link.UNSUBSCRIBE_TIMEOUT_S", 0.05)
-    async with Link(broker(mosquitto), "camera") as link:
-        await link.wait_online()
-        mosquitto.freeze()
-        async with link.receive("maskfleet", NoMask):
-            pass
-        mosquitto.thaw()
+    async with unanswered(mosquitto, monkeypatch, NoMask):
+        pass
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning == f"not subscribed to {NO_MASK}: Operation timed out; trying again"
