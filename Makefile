@@ -8,8 +8,8 @@ BIN := .venv/bin
 demo: .venv/.demo  ## a broker, a camera and its alerts, in about a minute
 	$(BIN)/maskfleet demo
 
-test: .venv/.dev  ## all tests
-	$(BIN)/pytest
+test: .venv/.dev  ## all tests, four files at a time: most of them wait for something real
+	$(BIN)/pytest -n 4 --dist loadfile
 
 check: .venv/.dev  ## lint, types, and who may import whom
 	$(BIN)/ruff format --check .

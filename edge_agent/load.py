@@ -1,5 +1,7 @@
 """Settings -> the parts that see: a release is checked and proven before it may look through a camera."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +16,7 @@ from edge_agent.pipeline import Classify, Pipeline
 from edge_agent.runtime import OpenCvNetwork, Session
 from edge_agent.settings import ClassifySettings, DetectSettings, Settings
 from edge_agent.yunet import YuNetDetector
-from protocol.errors import DeviceError, Reason, Rejected
+from protocol.errors import DeviceError, Reason, Rejected, naming
 from protocol.messages import Model
 from protocol.release import MANIFEST_FILE, MAX_MANIFEST_BYTES, MAX_MODEL_BYTES, MODEL_FILE, Manifest, digest
 from protocol.rollouts import Kind
@@ -78,8 +80,8 @@ def load_detector(settings: DetectSettings, threads: int = 1, release: Path | No
     path = Path(settings.model)
     if path.is_dir():
         return _load_detector(path, settings, threads)
-    model = _read(path, MAX_MODEL_BYTES)
     try:
+        model = _read(path, MAX_MODEL_BYTES)
         detector = YuNetDetector(_network(model, threads), settings.smallest_face_px, settings.score or YUNET_SCORE)
     except (DeviceError, Rejected) as error:
         raise Rejected(Reason.BAD_INPUT, f"detector {path}: {error}") from None
@@ -87,15 +89,11 @@ def load_detector(settings: DetectSettings, threads: int = 1, release: Path | No
 
 
 def _load_detector(folder: Path, settings: DetectSettings, threads: int) -> tuple[Detector, Model]:
-    manifest, model = _read_release(folder, "detector")
-    try:
+    with _naming(folder):
+        manifest, model = _read_release(folder, "detector")
         network = _network(model, threads)
         check_golden(network, manifest)
         detector = YuNetDetector(network, settings.smallest_face_px, settings.score or manifest.threshold)
-    except Rejected as error:
-        raise Rejected(error.reason, f"release {folder}: {error}") from None
-    except DeviceError as error:
-        raise Rejected(Reason.BAD_RELEASE, f"release {folder}: {error}") from None
     return detector, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
 
 
@@ -111,17 +109,25 @@ def load_classifier(settings: ClassifySettings, threads: int = 1, release: Path 
 
 
 def _load_classifier(folder: Path, threads: int) -> tuple[Classifier, Model]:
-    manifest, model = _read_release(folder, "classifier")
-    if manifest.labels != ("with_mask", "without_mask") or manifest.input.colour != "rgb" or manifest.input.width_px != manifest.input.height_px:
-        raise Rejected(Reason.BAD_RELEASE, f"release {folder}: expected square rgb input and labels with_mask, without_mask")
-    try:
+    with _naming(folder):
+        manifest, model = _read_release(folder, "classifier")
+        if manifest.labels != ("with_mask", "without_mask") or manifest.input.colour != "rgb" or manifest.input.width_px != manifest.input.height_px:
+            raise Rejected(Reason.BAD_RELEASE, "expected square rgb input and labels with_mask, without_mask")
         session = Session(model, threads)
         check_golden(session, manifest)
-    except DeviceError as error:
-        raise Rejected(Reason.BAD_RELEASE, f"release {folder}: {error}") from None
     judgement = Judgement(manifest.threshold, manifest.unsure)
     classifier = Classifier(session, manifest.input.width_px, manifest.input.crop_margin, judgement)
     return classifier, Model(name=manifest.name, version=manifest.version, digest=manifest.digest)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """What is rejected within names the release; a model that does not run is a bad release."""
+    with naming(f"release {folder}"):
+        try:
+            yield
+        except DeviceError as error:
+            raise Rejected(Reason.BAD_RELEASE, str(error)) from None
 
 
 def check_golden(model: Session | OpenCvNetwork, manifest: Manifest) -> None:
@@ -145,15 +151,18 @@ def _read_release(folder: Path, kind: Literal["classifier", "detector"]) -> tupl
     """The manifest and the model of a release folder, the one being the other's."""
     manifest = read_manifest(folder)
     if manifest.kind != kind:
-        raise Rejected(Reason.WRONG_KIND, f"release {folder}: a {manifest.kind}, not a {kind}")
-    model = _read(folder / MODEL_FILE, MAX_MODEL_BYTES)
+        raise Rejected(Reason.WRONG_KIND, f"a {manifest.kind}, not a {kind}")
+    with naming(MODEL_FILE):
+        model = _read(folder / MODEL_FILE, MAX_MODEL_BYTES)
     manifest.check_model(model)
     return manifest, model
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest in a release folder; raises Rejected."""
-    return Manifest.parse(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+    with naming(MANIFEST_FILE):
+        data = _read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    return Manifest.parse(data)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
@@ -161,7 +170,7 @@ def _read(path: Path, max_bytes: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise Rejected(Reason.BAD_RELEASE, f"{path}: {error.strerror}") from None
+        raise Rejected(Reason.BAD_RELEASE, error.strerror or str(error)) from None
     if len(data) > max_bytes:
-        raise Rejected(Reason.TOO_LARGE, f"{path}: more than {max_bytes} bytes")
+        raise Rejected(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
     return data

@@ -1,5 +1,7 @@
 """The one tree of exceptions, split by what the caller can do next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
 from pydantic import ValidationError
@@ -63,6 +65,15 @@ class Rejected(FleetError):
         super().__init__(detail)
         self.reason = reason
         self.detail = str(self)
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """What is rejected within says first what it is about, as `what: why`."""
+    try:
+        yield
+    except Rejected as error:
+        raise Rejected(error.reason, f"{what}: {error}") from None
 
 
 def in_one_line(error: FleetError | OSError) -> str:

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from protocol.errors import Reason, Rejected, one_line
+from protocol.errors import Reason, Rejected, naming, one_line
 from protocol.messages import MAX_TEXT
 from protocol.topics import CAMERAS
-from trainer.folder import naming
 from trainer.journal import Journal
 from trainer.rollout import allows, asks_no_more, is_over, owed, reached, step
 from trainer.rollout_state import (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from protocol.errors import Reason, Rejected
+from protocol.errors import Reason, Rejected, naming
 from protocol.release import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Manifest
 
 
@@ -21,15 +21,6 @@ def read_release(folder: Path, kind: Literal["classifier", "detector"] | None = 
             raise Rejected(Reason.WRONG_KIND, f"a {manifest.kind}, not a {kind}")
         manifest.check_model((folder / MODEL_FILE).read_bytes())
     return manifest, folder / MODEL_FILE
-
-
-@contextmanager
-def naming(what: object) -> Iterator[None]:
-    """What is rejected within says first what it is about, as `what: why`."""
-    try:
-        yield
-    except Rejected as error:
-        raise Rejected(error.reason, f"{what}: {error}") from None
 
 
 def make_release_folder(folder: Path) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from protocol.errors import Reason, Rejected
+from protocol.errors import Reason, Rejected, naming
 from protocol.release import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE, Manifest
 from protocol.rollouts import Desired
 from protocol.signature import Signature, Statement, TrustedKeys, key_id
 from protocol.topics import SEGMENT, SHORT_DIGEST
-from trainer.folder import naming, read_release, sync
+from trainer.folder import read_release, sync
 from trainer.keys import LONGEST_ROLLOUT, read_private, sign
 
 

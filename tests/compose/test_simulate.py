@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from brokers import CAMERAS, simulate
 
+MEMORY = Path("/dev/shm")  # where it keeps the cameras' disks
 EXPECTED = {
     ("--model", "nan"): "not_a_number",
     ("--model", "crash"): "crashed",
@@ -66,18 +67,18 @@ def test_nothing_is_left_on_the_broker(mosquitto) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_on_the_broker_or_in_memory_by_one_that_is_ended(mosquitto, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "compose", "simulate", "--cameras", "3", "--soak-s", "60", "--broker", mosquitto.url]
-    memory = Path("/dev/shm")  # where it keeps the cameras' disks
-    others = set(memory.glob("maskfleet-simulate-*"))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # children of what a shell runs in the background would be deaf to it
     process = subprocess.Popen(command)
     signal.signal(signal.SIGINT, before)
+    disks = f"maskfleet-simulate-{process.pid}-*"
     deadline_s = time.monotonic() + 60
     while not any("/rollout/" in topic for topic in mosquitto.retained()):
         assert time.monotonic() < deadline_s
+    assert list(MEMORY.glob(disks))
     process.send_signal(number)
     assert process.wait(30) == 128 + number
     assert mosquitto.retained() == []
-    assert set(memory.glob("maskfleet-simulate-*")) <= others
+    assert not list(MEMORY.glob(disks))
 
 
 def test_a_disk_that_takes_no_more_is_one_line() -> None:

@@ -28,6 +28,7 @@ def rejection(release: Path) -> Rejected:
     with pytest.raises(Rejected) as caught:
         load_classifier(ClassifySettings(release=release))
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"release {release}: ")
     return caught.value
 
 
