@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from typing import Any
+from typing import Any, Self
 
 import aiomqtt
 
@@ -19,6 +19,14 @@ class Client(aiomqtt.Client):
     """One MQTT connection, used once."""
 
     _is_connecting = _is_let_go = False
+
+    async def __aenter__(self) -> Self:
+        """Raises MqttError also when the connection was lost before anybody could look: aiomqtt forgets that, and waits for ever."""
+        lost = self._disconnected
+        await super().__aenter__()
+        if lost.done():
+            raise aiomqtt.MqttError("the connection was lost") from lost.exception()
+        return self
 
     def _client_connect(self) -> None:
         """Runs in a thread, which goes on when the task that waits for it is cancelled."""

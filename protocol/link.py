@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
@@ -27,6 +27,7 @@ from protocol.topics import Fleet, Topic
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
 Filter = tuple[str, int]
 """What to subscribe to: a topic, which may have wildcards, and a QoS."""
 
@@ -171,12 +172,8 @@ class Link:
     async def _publish(self, address: Fleet, topic: Topic, payload: bytes) -> None:
         if (client := self._client) is None:
             raise LinkError("not connected to the broker")
-        publish = asyncio.ensure_future(client.publish(topic.build(address), payload, qos=topic.qos, retain=topic.retained, timeout=SEND_TIMEOUT_S))
         try:
-            await asyncio.wait({publish, self._lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not publish.done():
-                raise LinkError("the connection to the broker was lost")
-            publish.result()
+            await self._answer(client.publish(topic.build(address), payload, qos=topic.qos, retain=topic.retained, timeout=SEND_TIMEOUT_S))
             if topic.qos:  # without, nothing was acknowledged
                 self._unanswered = 0
         except aiomqtt.MqttError as error:
@@ -184,8 +181,18 @@ class Link:
             if self._unanswered >= UNANSWERED and client is self._client:
                 client.hang_up()
             raise LinkError(f"{topic.leaf} not sent: {error}") from None
+
+    async def _answer(self, asking: Coroutine[Any, Any, T]) -> T:
+        """What the broker answers, as long as the connection lasts; raises LinkError when it is lost first."""
+        asked = asyncio.ensure_future(asking)
+        either: set[asyncio.Future[Any]] = {asked, self._lost}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise LinkError("the connection to the broker was lost")
+            return asked.result()
         finally:
-            publish.cancel()
+            asked.cancel()
 
     @contextlib.asynccontextmanager
     async def receive(self, scope: Fleet | str, *types: type[M], max_waiting: int = 0) -> AsyncIterator[AsyncIterator[Received[M]]]:
@@ -318,8 +325,8 @@ class Link:
             if not filters:
                 return None
             try:
-                codes = await client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S)
-            except aiomqtt.MqttError as error:
+                codes = await self._answer(client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S))
+            except (aiomqtt.MqttError, LinkError) as error:
                 return _Missing(filters, f"not subscribed to {filters[0][0]}: {cause_of(error)}")
             filters = [pair for pair, code in zip(filters, codes, strict=True) if is_refused(code)]
         return _Missing(filters, f"the broker did not grant the subscription to {filters[0][0]}") if filters else None
@@ -328,8 +335,8 @@ class Link:
         kept = self._wanted()
         gone = [topic for topic, qos in receiver.filters() if (topic, qos) not in kept]
         if self._client is not None and gone and not self._is_leaving:
-            with contextlib.suppress(aiomqtt.MqttError):
-                await self._client.unsubscribe(gone, timeout=UNSUBSCRIBE_TIMEOUT_S)
+            with contextlib.suppress(aiomqtt.MqttError, LinkError):
+                await self._answer(self._client.unsubscribe(gone, timeout=UNSUBSCRIBE_TIMEOUT_S))
 
     def _new_client(self) -> Client:
         will = None

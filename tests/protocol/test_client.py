@@ -1,6 +1,7 @@
 """A connection that is left leaves no socket, no thread and no complaint behind: against a real mosquitto."""
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from greetings import broker, eventually, presence, retained, unanswered
 
 from protocol import link as link_module
+from protocol.broker import Broker
 from protocol.link import Link
 from protocol.messages import Status
 
@@ -39,6 +41,7 @@ def test_who_leaves_while_it_connects_leaves_nothing_behind(mosquitto, moment: s
 import asyncio, socket, time
 from protocol.broker import Broker
 from protocol import link as link_module
+from protocol.broker import Broker
 from protocol.link import Link
 connect = socket.create_connection
 def slow(*where, **how):
@@ -93,3 +96,23 @@ async def test_who_leaves_before_the_broker_answers_leaves_nothing_behind(mosqui
     mosquitto.thaw()
     assert not [record for record in caplog.records if record.name == "asyncio"]
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+async def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_made_again(caplog) -> None:
+    """As one's twin makes a broker do. Nobody is to wait for ever on what is not there, nor hear that an exception was never retrieved."""
+    made = 0
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal made
+        made += 1
+        await reader.read(1000)
+        writer.write(b"\x20\x02\x00\x00")  # CONNACK
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1") as server:
+        async with Link(Broker("127.0.0.1", server.sockets[0].getsockname()[1]), "operator") as link:
+            await eventually(lambda: made > 2)
+            assert not link.is_online
+        gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert "the connection was lost" in caplog.text

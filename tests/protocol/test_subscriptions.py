@@ -1,6 +1,7 @@
 """Subscriptions that a broker refuses, as a cluster does that has just lost a node. What it grants is real: mosquitto does."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -137,3 +138,14 @@ async def test_a_subscription_without_an_answer_is_not_called_refused(mosquitto,
         pass
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning == f"not subscribed to {NO_MASK}: Operation timed out; trying again"
+
+
+async def test_a_broker_that_dies_in_mid_subscription_is_not_waited_for(mosquitto) -> None:
+    """The subscription is made at the next connection."""
+    async with Link(broker(mosquitto), "camera", presence()) as link, asyncio.timeout(20):
+        await link.wait_online()
+        mosquitto.freeze()
+        asyncio.get_running_loop().call_later(0.3, mosquitto.stop, signal.SIGKILL)
+        async with link.receive("maskfleet", Health) as messages:
+            mosquitto.start()
+            assert (await anext(messages)).message == HEALTH
