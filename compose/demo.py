@@ -18,8 +18,9 @@ from edge_agent.gate import Gate
 from edge_agent.settings import BrokerSettings, Settings, UpdateSettings
 from protocol.broker import Broker
 from protocol.errors import LinkError
-from protocol.link import Link, Received
+from protocol.link import Link
 from protocol.messages import Alert, Birth, Health, IncidentEnded, Message, NoMask, Status, Telemetry
+from protocol.receiver import Received
 from protocol.rollouts import Reported, UpdateState
 from protocol.signature import public_text
 from protocol.tasks import end_all

@@ -21,8 +21,9 @@ from edge_agent.update_state import Event, Release
 from edge_agent.updating import Updates
 from protocol.broker import Broker
 from protocol.errors import DeviceError, Reason, Rejected
-from protocol.link import Link, M, Presence, Received
+from protocol.link import Link, Presence
 from protocol.messages import Message
+from protocol.receiver import M, Received
 from protocol.rollouts import Chunk, Kind, Trial
 from protocol.signature import TrustedKeys
 from protocol.tasks import end_all

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from protocol import topics
 from protocol.answers import Answers, refused
 from protocol.errors import FleetError, LinkError, Reason, Rejected
-from protocol.link import Link, Received
+from protocol.link import Link
 from protocol.messages import MAX_TEXT, Command, CommandAck, RawMessage
+from protocol.receiver import Received
 
 log = logging.getLogger(__name__)
 

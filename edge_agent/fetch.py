@@ -9,7 +9,8 @@ from edge_agent.disk import in_thread
 from edge_agent.slots import Part
 from protocol.chunks import Parts, Piece
 from protocol.errors import LinkError, Rejected
-from protocol.link import Link, Received, backoff_s
+from protocol.link import Link, backoff_s
+from protocol.receiver import Received
 from protocol.release import Manifest
 from protocol.rollouts import MAX_WISHES, Chunk, Want
 from protocol.tasks import end

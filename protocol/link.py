@@ -12,24 +12,22 @@ import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import aiomqtt
 
 from protocol.broker import Broker
 from protocol.certificates import Certificates
 from protocol.client import Client, cause_of, is_refused
-from protocol.errors import LinkError, Rejected
+from protocol.errors import LinkError
 from protocol.messages import Message, PlainMessage, Status
+from protocol.receiver import Filter, M, Received, Receiver
 from protocol.tasks import end
 from protocol.topics import Fleet, Topic
 
 log = logging.getLogger(__name__)
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
-Filter = tuple[str, int]
-"""What to subscribe to: a topic, which may have wildcards, and a QoS."""
 
 SEND_TIMEOUT_S = 10
 UNANSWERED = 5
@@ -59,14 +57,6 @@ class Presence:
     status: type[PlainMessage] = Status
 
 
-class Received(NamedTuple, Generic[M]):
-    """A message and the address that it belongs to, of the kind that its topic has: a camera's, a rollout's, a chunk's."""
-
-    address: Any
-    message: M
-    retained: bool
-
-
 def backoff_s(attempt: int, chance: float, first_s: float = 0.5, cap_s: float = 30) -> float:
     """Capped exponential back-off with full jitter: `chance` (0 to 1) of the ceiling of this attempt (from 0)."""
     return chance * min(cap_s, first_s * 2.0 ** min(attempt, 16))
@@ -79,34 +69,6 @@ class _Missing(NamedTuple):
     why: str
 
 
-@dataclass(eq=False)
-class _Receiver:
-    scope: Fleet | str
-    types: tuple[type[Message], ...]
-    queue: asyncio.Queue[Received[Message]]
-
-    def filters(self) -> list[Filter]:
-        return [(kind.topic.filter(self.scope), kind.topic.qos) for kind in self.types]
-
-    def accept(self, raw: aiomqtt.Message) -> None:
-        """Queues the message if it is of these types; a bad payload is logged, and never stops the others."""
-        for kind in self.types:
-            if raw.topic.matches(kind.topic.filter(self.scope)):
-                try:
-                    address = kind.topic.parse(raw.topic.value)
-                    message = kind.decode(raw.payload if isinstance(raw.payload, bytes) else b"")
-                except Rejected as error:
-                    log.warning("%r: message ignored (%s): %s", raw.topic.value, error.reason, error)
-                else:
-                    self._offer(Received(address, message, raw.retain))
-
-    def _offer(self, received: Received[Message]) -> None:
-        if self.queue.full():
-            log.debug("%s: a message is dropped, %d are waiting", received.address, self.queue.qsize())
-            self.queue.get_nowait()
-        self.queue.put_nowait(received)
-
-
 class Link:
     """A connection that is always being kept: `async with Link(...) as link`, `await link.send(...)`, `link.receive(...)`."""
 
@@ -116,7 +78,7 @@ class Link:
         self._certificates = Certificates(broker)
         self._identifier = identifier
         self._presence = presence
-        self._receivers: list[_Receiver] = []
+        self._receivers: list[Receiver] = []
         self._client: Client | None = None
         self._online = asyncio.Event()
         self._online_s = math.inf
@@ -204,14 +166,14 @@ class Link:
         Subscribed when entered (at the next connection, when offline), and again at each connection. Payloads
         that cannot be read are logged and left out.
         """
-        receiver = _Receiver(scope, types, asyncio.Queue(max_waiting))
+        receiver = Receiver(scope, types, asyncio.Queue(max_waiting))
         self._receivers.append(receiver)
         insisting: asyncio.Task[None] | None = None
         try:
             if (client := self._client) is not None and (missing := await self._subscribe(client, receiver.filters())):
                 log.warning("%s; trying again", missing.why)
                 insisting = asyncio.create_task(self._insist(client, missing))
-            yield cast("AsyncIterator[Received[M]]", _drain(receiver.queue))
+            yield cast("AsyncIterator[Received[M]]", receiver.messages())
         finally:
             self._receivers.remove(receiver)
             await end(insisting)
@@ -331,7 +293,7 @@ class Link:
             filters = [pair for pair, code in zip(filters, codes, strict=True) if is_refused(code)]
         return _Missing(filters, f"the broker did not grant the subscription to {filters[0][0]}") if filters else None
 
-    async def _unsubscribe(self, receiver: _Receiver) -> None:
+    async def _unsubscribe(self, receiver: Receiver) -> None:
         kept = self._wanted()
         gone = [topic for topic, qos in receiver.filters() if (topic, qos) not in kept]
         if self._client is not None and gone and not self._is_leaving:
@@ -355,8 +317,3 @@ class Link:
             timeout=SEND_TIMEOUT_S,
             tls_context=self._certificates.context,
         )
-
-
-async def _drain(queue: asyncio.Queue[Received[Message]]) -> AsyncIterator[Received[Message]]:
-    while True:
-        yield await queue.get()

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 from protocol.chunks import MAX_PARTS, Piece, cut, pieces
 from protocol.errors import LinkError
-from protocol.link import Link, Received
+from protocol.link import Link
+from protocol.receiver import Received
 from protocol.rollouts import Chunk, Want
 from protocol.topics import ChunkAddress, ReleaseAddress
 from trainer.shelf import Shipment

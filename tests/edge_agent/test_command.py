@@ -13,8 +13,8 @@ from live import listening, running
 
 from edge_agent.command import AnyCommand, obey, refusal
 from protocol.errors import LinkError
-from protocol.link import Received
 from protocol.messages import Birth, Command, CommandAck, Health, IncidentEnded, NoMask, Status
+from protocol.receiver import Received
 from protocol.topics import COMMAND, COMMAND_ACK, Address
 
 DOOR = Address("maskfleet", "home", "door")

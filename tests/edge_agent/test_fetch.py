@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from made_releases import Made
 
 from edge_agent import fetch
-from protocol.link import Received
+from protocol.receiver import Received
 from protocol.rollouts import Chunk
 from protocol.tasks import end
 from protocol.topics import SHORT_DIGEST, Address, ChunkAddress, ReleaseAddress
