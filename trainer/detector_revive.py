@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.detector_net import DetectorNet
-from trainer.detector_units import ignore, outputs, reading
+from trainer.detector_units import ignore, outputs, reading, statistics, watch
 
 
 @torch.no_grad()
@@ -44,16 +44,12 @@ def _set_up(network: DetectorNet, fresh: dict[nn.BatchNorm2d, list[int]], images
 
     def set_up(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
+        mean, variance = statistics(norm)
         channels = fresh[norm]
         others = torch.ones(norm.num_features, dtype=torch.bool)
         others[channels] = False
-        norm.running_var[channels], norm.running_mean[channels] = torch.var_mean(inputs[0][:, channels], (0, 2, 3), correction=0)
+        variance[channels], mean[channels] = torch.var_mean(inputs[0][:, channels], (0, 2, 3), correction=0)
         norm.weight[channels] = norm.weight[others].abs().median() if others.any() else 1.0
         norm.bias[channels] = 0.0
 
-    hooks = [norm.register_forward_pre_hook(set_up) for norm in fresh]
-    network.eval()(images_NCHW)
-    for hook in hooks:
-        hook.remove()
+    watch(network, images_NCHW, [norm.register_forward_pre_hook(set_up) for norm in fresh])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from protocol.errors import Reason, Rejected
 from trainer.detector_net import SIZES, STRIDES, DetectorNet, export_whole
 from trainer.detector_trim import trim
+from trainer.detector_units import statistics, watch
 
 
 def restore(network: DetectorNet, exported: bytes, images_NCHW: Tensor) -> None:
@@ -63,10 +64,7 @@ def _in_pass(network: DetectorNet) -> list[tuple[str, nn.Conv2d]]:
     names = {part: name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
     found: list[tuple[str, nn.Conv2d]] = []
     hooks = [part.register_forward_hook(lambda part, _, __: found.append((names[part], part))) for part in names]
-    with torch.no_grad():
-        network.eval()(torch.zeros(1, 3, STRIDES[-1], STRIDES[-1]))
-    for hook in hooks:
-        hook.remove()
+    watch(network, torch.zeros(1, 3, STRIDES[-1], STRIDES[-1]), hooks)
     return found
 
 
@@ -96,18 +94,12 @@ def _unfold(network: DetectorNet, biases: Iterator[Tensor], images_NCHW: Tensor)
 
     def set_up(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(part, nn.BatchNorm2d)
-        assert part.running_mean is not None, "BatchNorm keeps statistics unless told otherwise"
-        assert part.running_var is not None, "as above"
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
-        part.running_mean.copy_(mean)
-        part.running_var.copy_(variance)
+        for kept, measured in zip(statistics(part), (mean, variance), strict=True):
+            kept.copy_(measured)
         bias, scale = next(biases), (variance + part.eps).sqrt()
         is_new = bias.isnan()
         part.weight.copy_(torch.where(is_new, scale[~is_new].median(), scale))
         part.bias.copy_(torch.where(is_new, 0, mean + bias))
 
-    hooks = [part.register_forward_pre_hook(set_up) for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
-    with torch.no_grad():
-        network.eval()(images_NCHW)
-    for hook in hooks:
-        hook.remove()
+    watch(network, images_NCHW, [part.register_forward_pre_hook(set_up) for part in network.modules() if isinstance(part, nn.BatchNorm2d)])

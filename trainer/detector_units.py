@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from trainer.detector_net import DetectorNet
 
@@ -33,12 +34,16 @@ def units(network: DetectorNet) -> Iterator[Unit]:
 def outputs(network: DetectorNet, images_NCHW: Tensor) -> list[tuple[Unit, Tensor]]:
     """The units with what leaves their ReLU for a batch (BGR, 0 to 1)."""
     found, left = list(units(network)), dict[nn.Module, Tensor]()
-    hooks = [unit.relu.register_forward_hook(lambda relu, _, output: left.update({relu: output.clone()})) for unit in found]
-    with torch.no_grad():
-        network.eval()(images_NCHW)
+    watch(network, images_NCHW, [unit.relu.register_forward_hook(lambda relu, _, output: left.update({relu: output.clone()})) for unit in found])
+    return [(unit, left[unit.relu]) for unit in found]
+
+
+@torch.no_grad()
+def watch(network: DetectorNet, images_NCHW: Tensor, hooks: list[RemovableHandle]) -> None:
+    """Lets a batch (BGR, 0 to 1) pass, while nothing is learned, before the hooks are taken off again."""
+    network.eval()(images_NCHW)
     for hook in hooks:
         hook.remove()
-    return [(unit, left[unit.relu]) for unit in found]
 
 
 def reading(taker: nn.Sequential) -> tuple[nn.Sequential | None, nn.Conv2d, nn.Module]:
@@ -66,8 +71,7 @@ def ignore(taker: nn.Sequential, channels: list[int], means: Tensor) -> None:
         constants = convolution.weight[channels].sum((1, 2, 3)) * means * scale[channels] + shift[channels]
     lost = pointwise.weight[:, channels, 0, 0] @ constants
     if isinstance(after, nn.BatchNorm2d):
-        assert after.running_mean is not None, "BatchNorm keeps statistics unless told otherwise"
-        after.running_mean -= lost
+        statistics(after)[0].sub_(lost)
     else:
         assert pointwise.bias is not None, "without BatchNorm a convolution has one"
         pointwise.bias += lost
@@ -76,7 +80,14 @@ def ignore(taker: nn.Sequential, channels: list[int], means: Tensor) -> None:
 
 def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """What a BatchNorm that learns no more multiplies by, and adds."""
+    mean, variance = statistics(norm)
+    scale = norm.weight / (variance + norm.eps).sqrt()
+    return scale, norm.bias - mean * scale
+
+
+def statistics(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Running mean and variance of a BatchNorm, to be changed in place."""
+    assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None, "BatchNorm keeps statistics unless told otherwise"
     assert norm.running_var is not None, "as above"
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale
+    return norm.running_mean, norm.running_var
