@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.detector_net import DetectorNet
-from trainer.detector_units import Unit, ignore, outputs, reading, scale_and_shift, units
+from trainer.detector_units import Unit, ignore, outputs, reading, scale_and_shift, statistics, units
 
 
 @torch.no_grad()
@@ -56,7 +56,5 @@ def _take_outputs(layer: nn.Sequential, order: Tensor) -> None:
     convolution, norm = layer
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None, "BatchNorm keeps statistics unless told otherwise"
-    assert norm.running_var is not None, "as above"
-    for tensor in (convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var):
+    for tensor in (convolution.weight, norm.weight, norm.bias, *statistics(norm)):
         tensor.copy_(tensor[order])
