@@ -7,12 +7,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edge_agent.camera_uri import CameraUri
 from edge_agent.load import Eyes, load_pipeline
 from edge_agent.pipeline import Seen
 from edge_agent.runtime import VERSION as ONNXRUNTIME_VERSION
 from edge_agent.scene import Frame
 from edge_agent.settings import Settings
-from edge_agent.sources import CameraUri, Source, open_source
+from edge_agent.sources import Source, open_source
 from edge_agent.vitals import memory_mb
 from protocol.errors import DeviceError
 

@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edge_agent.camera_uri import CameraUri
 from edge_agent.gstreamer import LATE_FRAMES
 from edge_agent.scene import Frame, Image
-from edge_agent.sources import NVARGUS, CameraUri, Source, open_source, opener
+from edge_agent.sources import NVARGUS, Source, open_source, opener
 from protocol.errors import DeviceError, Reason, Rejected
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 
+from edge_agent.camera_uri import CameraUri
 from edge_agent.gstreamer import missing_elements
 from edge_agent.installed import KINDS, folder_of, pinned
 from edge_agent.load import load_classifier, load_detector
@@ -17,7 +18,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.prometheus import LOOPBACK, Exporter
 from edge_agent.runtime import VERSION as ONNXRUNTIME_VERSION
 from edge_agent.settings import Settings
-from edge_agent.sources import CameraUri, open_source
+from edge_agent.sources import open_source
 from protocol.errors import DeviceError, FleetError, in_one_line
 from protocol.link import Link
 

@@ -1,18 +1,17 @@
-"""Cameras by URI: where pictures come from, one at a time."""
+"""Where pictures come from, one at a time: what each kind of camera URI opens."""
 
 import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import cv2
 import numpy as np
 
 from edge_agent.buffers import Buffers
+from edge_agent.camera_uri import CameraUri
 from edge_agent.demo_scene import FPS, HEIGHT, WIDTH, DemoScene
 from edge_agent.gstreamer import GStreamerSource
 from edge_agent.scene import Image
@@ -41,72 +40,6 @@ class Source(Protocol):
         """Lets the camera go."""
 
 
-@dataclass(frozen=True)
-class CameraUri:
-    """A camera URI, taken apart."""
-
-    scheme: str
-    place: str
-    options: dict[str, str]
-    text: str
-    """As it was asked for, without any password: fit to be shown."""
-
-    @classmethod
-    def parse(cls, uri: str) -> "CameraUri":
-        """Raises Rejected for a scheme or option that does not exist."""
-        uri = uri.strip()
-        try:
-            parts = urlsplit(uri, allow_fragments=False)  # a file's name may hold a #
-        except ValueError as error:
-            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: {error}") from None
-        if parts.scheme not in _SCHEMES:
-            device = re.fullmatch(r"(?:/dev/video)?(\d+)", uri, re.ASCII)
-            known = ", ".join(f"{name}:" for name in _SCHEMES)
-            hint = f"did you mean v4l2:///dev/video{device[1]}?" if device else f"known are {known}"
-            raise Rejected(Reason.BAD_SETTING, f"camera {_redacted(uri)!r}: {hint}")
-        options = {} if parts.scheme == "rtsp" else dict(parse_qsl(parts.query, keep_blank_values=True))
-        place = uri if parts.scheme == "rtsp" else unquote(parts.netloc + parts.path)
-        if not place and parts.scheme in ("file", "images", "v4l2"):
-            raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: expected a path after the colon")
-        if parts.scheme == "rtsp" and not parts.hostname:
-            raise Rejected(Reason.BAD_SETTING, "camera rtsp: expected rtsp://host")
-        unknown = set(options) - _SCHEMES[parts.scheme].options
-        if unknown:
-            raise Rejected(Reason.BAD_SETTING, f"camera {parts.scheme}: unknown option {min(unknown)!r}")
-        if options.get("pace", "real") not in ("real", "max"):
-            raise Rejected(Reason.BAD_SETTING, f"camera option pace={options['pace']!r}: expected real or max")
-        return cls(parts.scheme, place, options, printable(_redacted(uri)))
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether it has a clock of its own, and an end."""
-        return self.scheme in ("file", "images")
-
-    def number(self, option: str, default: float) -> float:
-        """An option as a positive number; raises Rejected when it is none."""
-        try:
-            value = float(self.options.get(option, default))
-        except ValueError:
-            value = -1
-        if not 0 < value < 1e6:
-            raise Rejected(Reason.BAD_SETTING, f"camera option {option}={self.options[option]!r}: expected a number above 0")
-        return value
-
-    def whole(self, option: str, default: int) -> int:
-        """An option as a whole number from 1; raises Rejected when it is none."""
-        value = self.number(option, default)
-        if value < 1 or value != int(value):
-            raise Rejected(Reason.BAD_SETTING, f"camera option {option}={self.options[option]!r}: expected a whole number from 1")
-        return int(value)
-
-    def flag(self, option: str) -> bool:
-        """An option that is 0 (as when it is absent) or 1; raises Rejected for anything else."""
-        value = self.options.get(option, "0")
-        if value not in ("0", "1"):
-            raise Rejected(Reason.BAD_SETTING, f"camera option {option}={value!r}: expected 0 or 1")
-        return value == "1"
-
-
 NVARGUS = (
     "nvarguscamerasrc sensor-id={sensor} sensor-mode={sensor_mode}"
     " ! video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1,format=NV12"
@@ -125,7 +58,7 @@ def open_source(uri: CameraUri, csi_source: str = NVARGUS) -> Source:
 
 def opener(uri: CameraUri, csi_source: str = NVARGUS) -> Callable[[], Source]:
     """How to open a camera, once what was asked for is looked at; raises Rejected when that cannot exist."""
-    return _SCHEMES[uri.scheme].opener(uri, csi_source)
+    return _OPENERS[uri.scheme](uri, csi_source)
 
 
 class VideoSource:
@@ -307,33 +240,11 @@ def _rtsp_opener(uri: CameraUri) -> Callable[[], Source]:
     return lambda: VideoSource(place, cv2.CAP_FFMPEG, params, is_recorded=False)
 
 
-@dataclass(frozen=True)
-class _Scheme:
-    opener: Callable[[CameraUri, str], Callable[[], Source]]
-    options: frozenset[str] = frozenset()
-
-
-_SCHEMES = {
-    "file": _Scheme(lambda uri, _: _video_opener(Path(uri.place), uri.flag("loop")), frozenset({"loop", "pace"})),
-    "images": _Scheme(lambda uri, _: _images_opener(uri), frozenset({"fps", "loop", "pace"})),
-    "csi": _Scheme(_csi_opener, frozenset({"width", "height", "fps", "flip", "sensor_mode"})),
-    "v4l2": _Scheme(lambda uri, _: _usb_opener(uri), frozenset({"width", "height", "fps"})),
-    "rtsp": _Scheme(lambda uri, _: _rtsp_opener(uri)),
-    "demo": _Scheme(lambda _uri, _: DemoSource),
+_OPENERS: dict[str, Callable[[CameraUri, str], Callable[[], Source]]] = {
+    "file": lambda uri, _: _video_opener(Path(uri.place), uri.flag("loop")),
+    "images": lambda uri, _: _images_opener(uri),
+    "csi": _csi_opener,
+    "v4l2": lambda uri, _: _usb_opener(uri),
+    "rtsp": lambda uri, _: _rtsp_opener(uri),
+    "demo": lambda _uri, _: DemoSource,
 }
-
-
-_OWN_NAME = re.compile(r"[\w.-]*|/[\w./-]+", re.ASCII)
-"""A word, or a path of this machine: nothing that may hold a password."""
-
-
-def _redacted(uri: str) -> str:
-    """The URI without what may be secret: network cameras want user and password before the host, in the query or anywhere in the path."""
-    scheme, _, rest = uri.partition(":")
-    if scheme.lower() in _SCHEMES and scheme.lower() != "rtsp":
-        return uri
-    if not rest.startswith("//"):  # no URI, but perhaps a host and a password
-        return uri if _OWN_NAME.fullmatch(uri) else "***"
-    place, _, path = rest.removeprefix("//").partition("/")
-    host = "" if "@" in path else place.rpartition("@")[2].partition("?")[0]  # a password that holds a slash hides which is the host
-    return f"{scheme}://{host}/***" if host else f"{scheme}://***"

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import capture, sources
+from edge_agent.camera_uri import CameraUri
 from edge_agent.capture import Camera, Newest
 from edge_agent.scene import Frame, Image
-from edge_agent.sources import CameraUri, Source
+from edge_agent.sources import Source
 from protocol.errors import DeviceError, Rejected
 
 

@@ -17,8 +17,9 @@ from live import listening, running
 from rig import missing
 
 from edge_agent import capture, gstreamer
+from edge_agent.camera_uri import CameraUri
 from edge_agent.capture import Camera
-from edge_agent.sources import CameraUri, open_source
+from edge_agent.sources import open_source
 from protocol.errors import DeviceError, Rejected
 from protocol.messages import Health
 

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.sources import CameraUri, open_source, opener, read_picture
+from edge_agent.camera_uri import CameraUri
+from edge_agent.sources import open_source, opener, read_picture
 from protocol.errors import DeviceError, Reason, Rejected
 
 
