@@ -107,7 +107,8 @@ class Agent:
             raise _first(group) from None
         finally:
             self._camera.stop()
-            self._publisher.close()
+            # In a thread: whoever asks a second time, because a disk hangs, is heard.
+            await asyncio.to_thread(self._publisher.close)
             self._crashes.forget()
 
     async def _stop_camera(self, stop: asyncio.Event) -> None:

@@ -11,8 +11,10 @@ import itertools
 import os
 import select
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from typing import IO
 
@@ -39,6 +41,8 @@ TAIL = (
     " ! queue leaky=downstream max-size-buffers=1 max-size-bytes=0 max-size-time=0 ! fdsink fd={pipe} sync=false"
 )
 """What follows the camera's part. Leaky: when nobody reads, the newest frame wins."""
+ENDS_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execvp(sys.argv[1], sys.argv[1:])"
+"""Runs what follows, killed (9) when the thread that started it dies (1): a silent pipeline would not notice, and would keep the sensor."""
 PACKAGES = "Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 
 
@@ -59,10 +63,10 @@ class GStreamerSource:
             words = shlex.split(source)
         except ValueError as error:
             raise Rejected(Reason.BAD_SETTING, f"csi_source: {error}") from None
+        if shutil.which(LAUNCH) is None:
+            raise DeviceError(f"{LAUNCH} is not installed ({PACKAGES})")
         try:
             self._child, self._frames = _launch(words, width, height)
-        except FileNotFoundError:
-            raise DeviceError(f"{LAUNCH} is not installed ({PACKAGES})") from None
         except OSError as error:
             raise DeviceError(f"{LAUNCH}: {error.strerror}") from None
         assert self._child.stdout is not None
@@ -133,7 +137,7 @@ def _launch(source: list[str], width: int, height: int) -> tuple[subprocess.Pope
     frames = os.fdopen(out, "rb", buffering=0)
     try:
         child = subprocess.Popen(
-            [LAUNCH, "-q", *source, "!", *TAIL.format(width=width, height=height, pipe=into).split()],
+            [sys.executable, "-ISc", ENDS_WITH_US, LAUNCH, "-q", *source, "!", *TAIL.format(width=width, height=height, pipe=into).split()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

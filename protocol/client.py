@@ -28,6 +28,32 @@ class Client(aiomqtt.Client):
             raise aiomqtt.MqttError("the connection was lost") from lost.exception()
         return self
 
+    def _on_disconnect(self, *arguments: Any) -> None:
+        """Nobody waits for a greeting that cannot come any more, which aiomqtt would until its time is up. Runs in any thread."""
+        if not self._is_let_go:
+            self._loop.call_soon_threadsafe(self._give_up)
+        super()._on_disconnect(*arguments)
+
+    def _give_up(self) -> None:
+        if not self._is_let_go and not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("the connection was lost"))
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:  # noqa: ARG002
+        """As aiomqtt's, but for a socket that is closed before the loop comes to it: that would be a traceback. Runs in any thread."""
+
+        def register() -> None:
+            if sock.fileno() >= 0:
+                self._loop.add_writer(sock.fileno(), self._write)
+
+        self._loop.call_soon_threadsafe(register)
+
+    def _write(self) -> None:
+        try:
+            self._client.loop_write()
+        except Exception as error:  # whatever it is, the connection is broken
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
+
     def _client_connect(self) -> None:
         """Runs in a thread, which goes on when the task that waits for it is cancelled."""
         self._is_connecting = True
@@ -89,10 +115,11 @@ class Client(aiomqtt.Client):
             await asyncio.sleep(CONNECTING_LOOK_S)
         await asyncio.sleep(0)  # what the thread asked of the loop comes first
         # Nor is what ends it: asyncio would complain that nobody asked.
+        for future in (self._connected, self._disconnected):
+            if future.done() and not future.cancelled():
+                future.exception()
         if not self._disconnected.done():
             self._disconnected.set_result(None)
-        elif not self._disconnected.cancelled():
-            self._disconnected.exception()
         self.hang_up()
 
 

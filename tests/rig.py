@@ -25,6 +25,14 @@ def missing(what: str) -> None:
     (pytest.fail if IS_CI else pytest.skip)(f"{what} is not here")
 
 
+def lives(pid: int) -> bool:
+    """Whether a process is there that has not ended; one that waits for its parent to ask has no command any more."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 def free_port() -> int:
     with socket.socket() as own:
         own.bind(("127.0.0.1", 0))

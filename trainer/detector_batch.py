@@ -1,12 +1,14 @@
 """Batches of scenes with what is known of them, made one after another while the last one is learned from."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import numpy as np
@@ -77,8 +79,15 @@ _worker = threading.local()
 
 
 def _keep(make: Callable[[int], Batch]) -> None:
-    """What a worker makes batches with, handed over once."""
+    """What a worker makes batches with, handed over once. A worker that is a process ends with the training, however that ends."""
     _worker.make = make
+    if training := parent_process():
+        threading.Thread(target=_end_with, args=(training,), daemon=True).start()
+
+
+def _end_with(training: BaseProcess) -> None:
+    training.join()
+    os._exit(1)
 
 
 def _make(index: int) -> Batch:

@@ -1,17 +1,17 @@
 """How the rollouts stand, as the coordinator says it: once, or for as long as somebody looks."""
 
 import asyncio
-import contextlib
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from protocol.errors import LinkError
+from protocol.errors import LinkError, Rejected
 from protocol.link import Link
 from protocol.messages import Message
 from protocol.rollouts import CoordinatorStatus, RolloutLog, RolloutState
+from trainer.console import err
 from trainer.order import order
 
 QUIET_S = 1.0
@@ -100,6 +100,10 @@ def table(document: dict[str, Any], lines: list[str] | None = None) -> Table:
 
 
 async def _ask(link: Link, base: str) -> None:
-    """Has every state said again: not every broker keeps them for a subscription with wildcards."""
-    with contextlib.suppress(LinkError):
+    """Has every state said again: not every broker keeps them for a subscription with wildcards. A refusal is told, and what is known is shown."""
+    try:
         await order(link, base, "status")
+    except LinkError:
+        return
+    except Rejected as error:
+        err.print(f"the coordinator does not say them again: {error}", soft_wrap=True)

@@ -245,3 +245,22 @@ def test_a_picture_cut_short_is_never_a_crash(folder: Path, tmp_path: Path) -> N
     files = [Path(result["file"]).name for result in json.loads(done.stdout)["results"]]
     assert "whole.jpg" in files
     assert "0.jpg" not in files
+
+
+async def test_who_is_asked_a_second_time_to_stop_does_so_though_the_disk_hangs(tmp_path: Path) -> None:
+    script = """
+import time
+from edge_agent.__main__ import app
+from edge_agent.outbox import Outbox
+Outbox.close = lambda self: time.sleep(60)
+app(["run", "--camera", "demo:"])
+"""
+    variables = {"MASKFLEET_STATE_DIR": str(tmp_path), "MASKFLEET_BROKER__URL": f"mqtt://127.0.0.1:{free_port()}"}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, env={**LOUD, **variables}, stderr=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(30):
+        await process.stderr.readline()  # that there is no broker: it runs
+        process.terminate()
+        await asyncio.sleep(3)
+        assert process.returncode is None
+        process.terminate()
+        assert await process.wait() == 1

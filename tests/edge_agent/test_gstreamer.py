@@ -5,6 +5,8 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from live import listening, running
-from rig import missing
+from rig import lives, missing
 
 from edge_agent import capture, gstreamer
 from edge_agent.camera_uri import CameraUri
@@ -210,6 +212,23 @@ def test_no_pipe_is_left_open(monkeypatch: pytest.MonkeyPatch, launch: str) -> N
     assert os.listdir("/proc/self/fd") == before
 
 
+def test_a_silent_pipeline_ends_with_an_agent_that_is_killed() -> None:
+    """It would never meet the broken pipe, and would keep the sensor from the next agent."""
+    script = """
+from edge_agent.camera_uri import CameraUri
+from edge_agent.sources import open_source
+source = open_source(CameraUri.parse("csi://0?width=64&height=48"), "videotestsrc ! identity sleep-time=1000000000")
+print("open", flush=True)
+source.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as agent:
+        agent.stdout.readline()
+        eventually(lambda: bool(children(agent.pid)))
+        (pipeline,) = children(agent.pid)
+        agent.kill()
+    eventually(lambda: not lives(pipeline))
+
+
 def test_a_pipeline_that_cannot_run_says_why(camera) -> None:
     own = camera("nosuchelement")
     eventually(lambda: own.state().capture == "failed")
@@ -248,7 +267,7 @@ def test_what_stays_silent_from_the_start_fails_in_time(camera, monkeypatch: pyt
 
 def test_stopping_ends_a_child_that_is_silent(camera) -> None:
     own = camera("videotestsrc ! valve drop=true")
-    assert len(children()) == 1
+    eventually(lambda: len(children()) == 1)
     start_s = time.monotonic()
     own.stop()
     assert children() == []
@@ -257,6 +276,7 @@ def test_stopping_ends_a_child_that_is_silent(camera) -> None:
 
 def test_opening_anew_ends_a_child_that_is_silent(camera) -> None:
     own = camera("videotestsrc ! valve drop=true")
+    eventually(lambda: len(children()) == 1)
     (before,) = children()
     own.restart("asked for")
     eventually(lambda: len(children()) == 1 and children() != [before], seconds=2)

@@ -1,19 +1,26 @@
 """A connection that is left leaves no socket, no thread and no complaint behind: against a real mosquitto."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
+import socket
+import struct
 import subprocess
 import sys
 
+import aiomqtt
 import pytest
 from greetings import broker, eventually, presence, retained, unanswered
 
 from protocol import link as link_module
 from protocol.broker import Broker
+from protocol.client import Client
 from protocol.link import Link
 from protocol.messages import Status
+
+CONNACK = b"\x20\x02\x00\x00"
 
 
 async def test_a_frozen_broker_is_noticed_and_one_connection_is_left_when_it_thaws(mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,21 +105,36 @@ async def test_who_leaves_before_the_broker_answers_leaves_nothing_behind(mosqui
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
-async def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_made_again(caplog) -> None:
-    """As one's twin makes a broker do. Nobody is to wait for ever on what is not there, nor hear that an exception was never retrieved."""
+@pytest.mark.parametrize("answer", [CONNACK, b""], ids=["greeted", "not greeted"])
+async def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_made_again(caplog, answer: bytes) -> None:
+    """As one's twin makes a broker do, or what stands before one that starts. Nobody is to wait on what is not there, nor hear of it from asyncio."""
     made = 0
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal made
         made += 1
         await reader.read(1000)
-        writer.write(b"\x20\x02\x00\x00")  # CONNACK
+        writer.write(answer)
         writer.close()
 
     async with await asyncio.start_server(accept, "127.0.0.1") as server:
         async with Link(Broker("127.0.0.1", server.sockets[0].getsockname()[1]), "operator") as link:
-            await eventually(lambda: made > 2)
+            await eventually(lambda: made > 2, seconds=8)
             assert not link.is_online
         gc.collect()
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert "the connection was lost" in caplog.text
+
+
+async def test_a_socket_that_is_reset_before_it_is_written_to_is_no_traceback(caplog) -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    async with await asyncio.start_server(reset, "127.0.0.1") as server:
+        for _ in range(150):
+            client = Client("127.0.0.1", server.sockets[0].getsockname()[1], timeout=5)
+            with contextlib.suppress(aiomqtt.MqttError):
+                await client.__aenter__()
+            await client.let_go()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -79,3 +79,34 @@ async def test_who_is_cancelled_while_ending_another_learns_of_it() -> None:
         await outer
     assert not goes_on
     await end(task)
+
+
+async def test_who_is_cancelled_again_and_again_while_ending_another_still_waits_for_it() -> None:
+    """As what writes to a disk that hangs: it must not write on when others believe that it is over."""
+    finished = asyncio.Event()
+
+    async def writes() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.shield(asyncio.create_task(finish()))
+
+    async def finish() -> None:
+        await asyncio.sleep(0.3)
+        finished.set()
+
+    async def ends(task: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await end(task)
+
+    writing = asyncio.create_task(writes())
+    ending = asyncio.create_task(ends(writing))
+    await asyncio.sleep(0)
+    for _ in range(5):
+        ending.cancel()
+        await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert writing.done()

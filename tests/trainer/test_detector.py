@@ -3,6 +3,10 @@
 import io
 import json
 import resource
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -12,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_faces import TINY, drawn_library, train
+from rig import lives
 from safetensors.torch import load_file
 
 from protocol.errors import DeviceError, Rejected
@@ -163,3 +168,23 @@ def test_several_workers_make_what_one_makes():
     for one, other in zip(loaded(recipe), loaded(recipe, workers=2), strict=True):
         assert torch.equal(one.images_NHWC, other.images_NHWC)
         assert torch.equal(one.annotated.boxes_M4, other.annotated.boxes_M4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_a_training_that_is_killed(number):
+    """They would hold all pictures for ever."""
+    script = """
+import math
+from multiprocessing import active_children
+from trainer.detector_batch import made_ahead
+for _ in made_ahead(math.sqrt, range(10**6), 2):
+    print(*(child.pid for child in active_children()), flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as training:
+        workers = [int(pid) for pid in training.stdout.readline().split()]
+        assert len(workers) == 2
+        training.send_signal(number)
+    end_s = time.monotonic() + 20
+    while any(map(lives, workers)):
+        assert time.monotonic() < end_s
+        time.sleep(0.05)

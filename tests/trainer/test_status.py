@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from protocol.broker import Broker
+from protocol.errors import Reason, Rejected
 from protocol.rollouts import CoordinatorStatus, RolloutState
 from protocol.tasks import end
 from protocol.topics import Fleet, RolloutAddress
@@ -51,3 +52,17 @@ async def test_a_fleet_that_is_never_quiet_is_told_in_time(mosquitto) -> None:
     assert document["coordinator"] == "online"
     assert {one["rollout"] for one in document["rollouts"]} == {"busy", "still"}
     assert max(one["seq"] for one in document["rollouts"]) > 10
+
+
+async def test_a_refusal_is_told_and_what_is_known_is_shown(mosquitto, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """As where one of the clocks is wrong."""
+
+    async def refuse(*_: object) -> None:
+        raise Rejected(Reason.EXPIRED, "expired at 08:00, and the coordinator's clock shows 08:05")
+
+    monkeypatch.setattr(status, "order", refuse)
+    async with connected(Broker(port=mosquitto.port), "maskfleet") as link:
+        await link.send(Fleet("maskfleet"), CoordinatorStatus(value="online"))
+        document = await status.once(link, "maskfleet")
+    assert document == {"coordinator": "online", "rollouts": []}
+    assert capsys.readouterr().err == "the coordinator does not say them again: expired at 08:00, and the coordinator's clock shows 08:05\n"
