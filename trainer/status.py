@@ -1,6 +1,7 @@
 """How the rollouts stand, as the coordinator says it: once, or for as long as somebody looks."""
 
 import asyncio
+import logging
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +12,9 @@ from protocol.errors import LinkError, Rejected
 from protocol.link import Link
 from protocol.messages import Message
 from protocol.rollouts import CoordinatorStatus, RolloutLog, RolloutState
-from trainer.console import err
 from trainer.order import order
+
+log = logging.getLogger(__name__)
 
 QUIET_S = 1.0
 """What is known has been said when nothing came for so long ..."""
@@ -106,4 +108,4 @@ async def _ask(link: Link, base: str) -> None:
     except LinkError:
         return
     except Rejected as error:
-        err.print(f"the coordinator does not say them again: {error}", soft_wrap=True)
+        log.warning("the coordinator does not say them again: %s", error)

@@ -54,7 +54,7 @@ async def test_a_fleet_that_is_never_quiet_is_told_in_time(mosquitto) -> None:
     assert max(one["seq"] for one in document["rollouts"]) > 10
 
 
-async def test_a_refusal_is_told_and_what_is_known_is_shown(mosquitto, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+async def test_a_refusal_is_told_and_what_is_known_is_shown(mosquitto, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     """As where one of the clocks is wrong."""
 
     async def refuse(*_: object) -> None:
@@ -65,4 +65,4 @@ async def test_a_refusal_is_told_and_what_is_known_is_shown(mosquitto, monkeypat
         await link.send(Fleet("maskfleet"), CoordinatorStatus(value="online"))
         document = await status.once(link, "maskfleet")
     assert document == {"coordinator": "online", "rollouts": []}
-    assert capsys.readouterr().err == "the coordinator does not say them again: expired at 08:00, and the coordinator's clock shows 08:05\n"
+    assert "the coordinator does not say them again: expired at 08:00" in caplog.text
