@@ -283,15 +283,15 @@ class Link:
         """Returns those that nothing came of, though what is refused is asked for more than once; None when there are none."""
         for pause_s in ASK_AGAIN_AFTER_S:
             await asyncio.sleep(pause_s)
-            filters = [pair for pair in filters if pair in self._wanted()]
+            if filters := [pair for pair in filters if pair in self._wanted()]:
+                try:
+                    codes = await self._answer(client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S))
+                except (aiomqtt.MqttError, LinkError) as error:
+                    return _Missing(filters, f"not subscribed to {filters[0][0]}: {cause_of(error)}")
+                filters = [pair for pair, code in zip(filters, codes, strict=True) if is_refused(code)]
             if not filters:
                 return None
-            try:
-                codes = await self._answer(client.subscribe(filters, timeout=SUBSCRIBE_TIMEOUT_S))
-            except (aiomqtt.MqttError, LinkError) as error:
-                return _Missing(filters, f"not subscribed to {filters[0][0]}: {cause_of(error)}")
-            filters = [pair for pair, code in zip(filters, codes, strict=True) if is_refused(code)]
-        return _Missing(filters, f"the broker did not grant the subscription to {filters[0][0]}") if filters else None
+        return _Missing(filters, f"the broker did not grant the subscription to {filters[0][0]}")
 
     async def _unsubscribe(self, receiver: Receiver) -> None:
         kept = self._wanted()

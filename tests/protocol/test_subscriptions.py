@@ -149,3 +149,11 @@ async def test_a_broker_that_dies_in_mid_subscription_is_not_waited_for(mosquitt
         async with link.receive("maskfleet", Health) as messages:
             mosquitto.start()
             assert (await anext(messages)).message == HEALTH
+
+
+async def test_what_is_granted_at_once_is_not_waited_for(mosquitto, monkeypatch) -> None:
+    monkeypatch.setattr("protocol.link.ASK_AGAIN_AFTER_S", (0, 60))
+    async with Link(broker(mosquitto), "camera", presence()) as link, asyncio.timeout(10):
+        await link.wait_online()
+        async with link.receive("maskfleet", NoMask):
+            pass
