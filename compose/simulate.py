@@ -35,8 +35,6 @@ BASE = "maskfleet-simulation"
 """With a number that no other simulation has: on a broker that real cameras use, they hear nothing of this."""
 ENDED = ("done", "paused", "aborted")
 CONNECT_S = 60.0
-FOLDER = "maskfleet-simulate"
-"""Of the cameras' disks, with the process that may delete it."""
 
 ReleaseFault = Literal["none", "signature", "counter", "truncated"]
 RELEASE_FAULTS = get_args(ReleaseFault)
@@ -67,7 +65,7 @@ async def simulate(what: Simulation, show: Callable[[str], None]) -> dict[str, A
     """Runs one rollout and returns its figures; raises LinkError when the broker or the cameras do not come."""
     async with contextlib.AsyncExitStack() as stack:
         broker = Broker.parse(what.url) if what.url else await stack.enter_async_context(embedded_broker())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{FOLDER}-{os.getpid()}-", dir=_memory())))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"maskfleet-simulate-{os.getpid()}-", dir=_memory())))
         key = Ed25519PrivateKey.generate()
         keys = trusted_keys([public_text(key.public_key())])
         base = f"{BASE}-{secrets.token_hex(3)}"

@@ -15,6 +15,7 @@ from edge_agent.check import Owner
 from edge_agent.command import AnyCommand, obey
 from edge_agent.crashes import Crashes
 from edge_agent.discovery import discovery
+from edge_agent.disk import in_thread
 from edge_agent.fetch import fetch
 from edge_agent.install import Installer
 from edge_agent.installed import folder_of, pinned, recall, slots_of
@@ -108,7 +109,7 @@ class Agent:
         finally:
             self._camera.stop()
             # In a thread: whoever asks a second time, because a disk hangs, is heard.
-            await asyncio.to_thread(self._publisher.close)
+            await in_thread(self._publisher.close)
             self._crashes.forget()
 
     async def _stop_camera(self, stop: asyncio.Event) -> None:

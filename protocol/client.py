@@ -9,6 +9,7 @@ from typing import Any, Self
 import aiomqtt
 
 CONNECTING_LOOK_S = 0.01
+LOST = "the connection was lost"
 UNSPECIFIED = 128
 """Code of a connection that the other side closed."""
 REFUSED = 128
@@ -25,7 +26,7 @@ class Client(aiomqtt.Client):
         lost = self._disconnected
         await super().__aenter__()
         if lost.done():
-            raise aiomqtt.MqttError("the connection was lost") from lost.exception()
+            raise aiomqtt.MqttError(LOST) from lost.exception()
         return self
 
     def _on_disconnect(self, *arguments: Any) -> None:
@@ -36,7 +37,7 @@ class Client(aiomqtt.Client):
 
     def _give_up(self) -> None:
         if not self._is_let_go and not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError("the connection was lost"))
+            self._connected.set_exception(aiomqtt.MqttError(LOST))
 
     def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:  # noqa: ARG002
         """As aiomqtt's, but for a socket that is closed before the loop comes to it: that would be a traceback. Runs in any thread."""
@@ -127,7 +128,7 @@ def cause_of(error: Exception) -> str:
     """What an error came of, in words: of each lost connection aiomqtt itself says only that there are no more messages."""
     cause = error.__cause__
     if isinstance(cause, aiomqtt.MqttCodeError) and getattr(cause.rc, "value", None) == UNSPECIFIED:
-        return "the connection was lost"
+        return LOST
     return str(cause or "") or str(error)
 
 
