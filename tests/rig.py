@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,6 +31,15 @@ def lives(pid: int) -> bool:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
         return False
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10) -> float:
+    """Returns after how many seconds something holds; fails when it is not so in time."""
+    start = time.monotonic()
+    while not holds():
+        assert time.monotonic() < start + seconds
+        time.sleep(0.01)
+    return time.monotonic() - start
 
 
 def free_port() -> int:

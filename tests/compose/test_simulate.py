@@ -3,11 +3,11 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from brokers import CAMERAS, simulate
+from rig import wait_until
 
 MEMORY = Path("/dev/shm")  # where it keeps the cameras' disks
 EXPECTED = {
@@ -71,9 +71,7 @@ def test_nothing_is_left_on_the_broker_or_in_memory_by_one_that_is_ended(mosquit
     process = subprocess.Popen(command)
     signal.signal(signal.SIGINT, before)
     disks = f"maskfleet-simulate-{process.pid}-*"
-    deadline_s = time.monotonic() + 60
-    while not any("/rollout/" in topic for topic in mosquitto.retained()):
-        assert time.monotonic() < deadline_s
+    wait_until(lambda: any("/rollout/" in topic for topic in mosquitto.retained()), 60)
     assert list(MEMORY.glob(disks))
     process.send_signal(number)
     assert process.wait(30) == 128 + number

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rig import wait_until
 
 from edge_agent import capture, sources
 from edge_agent.camera_uri import CameraUri
@@ -22,13 +23,6 @@ from protocol.errors import DeviceError, Rejected
 
 def frame(number: int) -> Frame:
     return Frame(np.zeros((1, 1, 3), np.uint8), float(number), 0.0)
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @given(st.lists(st.booleans(), max_size=50))
@@ -112,7 +106,7 @@ def test_a_file_that_does_not_exist_is_rejected_at_once(tmp_path: Path) -> None:
 def test_a_camera_that_is_not_there_is_tried_again_and_said_to_have_failed(running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "RESTART_CAP_S", 0.05)
     camera = running("v4l2:///dev/video99")
-    eventually(lambda: camera.state().capture == "failed")
+    wait_until(lambda: camera.state().capture == "failed")
     state = camera.state()
     assert "plugged in" in state.reason
     assert state.restarts >= capture.FAILED_AFTER
@@ -121,10 +115,10 @@ def test_a_camera_that_is_not_there_is_tried_again_and_said_to_have_failed(runni
 
 def test_silence_is_a_stall(running, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = running("demo:")
-    eventually(lambda: camera.state().capture == "ok")
+    wait_until(lambda: camera.state().capture == "ok")
     monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(1))
     monkeypatch.setattr(capture, "STALLED_S", 0.3)
-    eventually(lambda: camera.state().capture == "stalled")
+    wait_until(lambda: camera.state().capture == "stalled")
     assert "no frame for" in camera.state().reason
 
 
@@ -133,13 +127,13 @@ def test_a_slow_camera_is_not_stalled_between_its_frames(running, monkeypatch: p
     monkeypatch.setattr(capture, "STALLED_S", 0.1)
     monkeypatch.setattr(capture, "HUNG_S", 0.1)
     camera = running("demo:")
-    eventually(lambda: camera.state().frames >= 1)
+    wait_until(lambda: camera.state().frames >= 1)
     while camera.state().frames < 4:
         camera.watch()
         assert (camera.state().capture, camera.state().restarts) == ("ok", 0)
         time.sleep(0.01)
     monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(3))
-    eventually(lambda: camera.state().capture == "stalled", seconds=2.5)
+    wait_until(lambda: camera.state().capture == "stalled", seconds=2.5)
 
 
 def test_stopping_is_quick(running) -> None:
@@ -156,7 +150,7 @@ def test_a_first_read_that_hangs_is_a_stall(running, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(2))
     monkeypatch.setattr(capture, "STALLED_S", 0.3)
     camera = running("demo:")
-    eventually(lambda: camera.state().capture == "stalled")
+    wait_until(lambda: camera.state().capture == "stalled")
 
 
 def test_a_camera_that_fails_while_it_is_stopped_is_over(running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +194,7 @@ def test_a_hang_is_warned_of_once_and_a_second_one_that_lasts_ends_the_agent(run
         return False
 
     with pytest.raises(DeviceError, match="camera demo:: two readers hang, the second for 1 s; only a new start ends them"):
-        eventually(look)
+        wait_until(look)
     assert ("failed", "an earlier reader of the camera still hangs; restart the agent") in states
     assert caplog.text.count("its read hangs") == 2
     goes_on.set()
@@ -232,15 +226,15 @@ def test_a_camera_that_waits_to_be_tried_again_is_opened_anew_as_often_as_is_ask
     monkeypatch.setattr(capture.random, "uniform", lambda *bounds: 100)
     camera = running("demo:")
     for number in range(1, 4):
-        eventually(lambda number=number: len(opened) == number)
-        eventually(lambda: not any(thread.is_alive() for thread in opened[:-1]), seconds=2)
+        wait_until(lambda number=number: len(opened) == number)
+        wait_until(lambda: not any(thread.is_alive() for thread in opened[:-1]), seconds=2)
         camera.restart("asked for")
 
 
 def test_a_broken_recording_fails_at_once(tmp_path: Path, running) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
     camera = running(f"images:{tmp_path}")
-    eventually(lambda: camera.is_over)
+    wait_until(lambda: camera.is_over)
     assert (camera.state().capture, camera.state().reason) == ("failed", "holds no frame that can be read")
 
 
@@ -248,7 +242,7 @@ def test_recorded_material_is_not_stalled_at_its_own_pace(video: Path, running, 
     monkeypatch.setattr(capture, "STALLED_S", 0.1)
     cv2.imwrite(str(video.with_name("a.png")), np.zeros((8, 8, 3), np.uint8))
     camera = running(f"images:{video.parent}?fps=2&loop=1")
-    eventually(lambda: camera.state().frames >= 1)
+    wait_until(lambda: camera.state().frames >= 1)
     while camera.state().frames < 3:
         assert camera.state().capture == "ok"
         time.sleep(0.01)
@@ -259,7 +253,7 @@ def test_recorded_material_whose_read_hangs_is_stalled(video: Path, running, mon
     camera = running(f"file:{video}?loop=1")
     assert camera.take(5) is not None
     monkeypatch.setattr("edge_agent.sources.VideoSource.read", lambda self: time.sleep(1))
-    eventually(lambda: camera.state().capture == "stalled", seconds=0.9)
+    wait_until(lambda: camera.state().capture == "stalled", seconds=0.9)
 
 
 def test_a_camera_whose_opening_hangs_is_opened_anew_and_seen(running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,8 +280,8 @@ def test_a_camera_whose_opening_hangs_is_opened_anew_and_seen(running, monkeypat
     camera.watch()
     assert camera.take(5) is not None
     goes_on.set()
-    eventually(lambda: len(closed) == 1)
-    eventually(lambda: not begun[0].is_alive())
+    wait_until(lambda: len(closed) == 1)
+    wait_until(lambda: not begun[0].is_alive())
     assert camera.take(5) is not None
 
 
@@ -313,7 +307,7 @@ def test_a_slow_opening_and_a_slow_first_read_are_waited_for_and_a_later_hang_is
         time.sleep(0.01)
     assert camera.state().restarts == 0
     monkeypatch.setattr("edge_agent.sources.DemoSource.read", lambda self: time.sleep(2))
-    eventually(lambda: camera.watch() or camera.state().restarts == 1, seconds=1.9)
+    wait_until(lambda: camera.watch() or camera.state().restarts == 1, seconds=1.9)
     assert camera.state().reason == "its read hung"
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from live import listening, running
-from rig import lives, missing
+from rig import lives, missing, wait_until
 
 from edge_agent import capture, gstreamer
 from edge_agent.camera_uri import CameraUri
@@ -69,14 +69,6 @@ def children(parent: int | None = None) -> list[int]:
     return found
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 10) -> float:
-    start = time.monotonic()
-    while not holds():
-        assert time.monotonic() < start + seconds
-        time.sleep(0.02)
-    return time.monotonic() - start
-
-
 def flows(camera: Camera) -> bool:
     return camera.take(0.5) is not None and camera.state().capture == "ok"
 
@@ -117,19 +109,19 @@ def test_a_child_that_dies_comes_back(camera) -> None:
     own = camera()
     assert own.take(5) is not None
     os.kill(children()[0], signal.SIGKILL)
-    eventually(lambda: own.state().restarts == 1)
+    wait_until(lambda: own.state().restarts == 1)
     assert "ended" in own.state().reason
-    assert eventually(lambda: flows(own)) < 5
+    assert wait_until(lambda: flows(own)) < 5
 
 
 def test_a_frozen_child_is_stalled_then_replaced(camera) -> None:
     own = camera()
     assert own.take(5) is not None
     os.kill(children()[0], signal.SIGSTOP)
-    assert eventually(lambda: own.state().capture == "stalled") < 4
-    eventually(lambda: own.state().restarts == 1)
+    assert wait_until(lambda: own.state().capture == "stalled") < 4
+    wait_until(lambda: own.state().restarts == 1)
     assert "no frame for" in own.state().reason
-    assert eventually(lambda: flows(own)) < 5
+    assert wait_until(lambda: flows(own)) < 5
     assert len(children()) == 1
 
 
@@ -223,15 +215,15 @@ source.read()
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as agent:
         agent.stdout.readline()
-        eventually(lambda: bool(children(agent.pid)))
+        wait_until(lambda: bool(children(agent.pid)))
         (pipeline,) = children(agent.pid)
         agent.kill()
-    eventually(lambda: not lives(pipeline))
+    wait_until(lambda: not lives(pipeline))
 
 
 def test_a_pipeline_that_cannot_run_says_why(camera) -> None:
     own = camera("nosuchelement")
-    eventually(lambda: own.state().capture == "failed")
+    wait_until(lambda: own.state().capture == "failed")
     assert "nosuchelement" in own.state().reason
     assert own.take(0) is None
 
@@ -251,23 +243,23 @@ def test_a_child_that_starts_slowly_is_waited_for_and_then_watched(camera, tmp_p
         seen.add(own.state().capture)
         return own.state().frames > 0
 
-    eventually(has_frames)
+    wait_until(has_frames)
     assert own.state().restarts == 0
     assert seen >= {"restarting", "stalled"}  # the silence is said all the same
     os.kill(children()[0], signal.SIGSTOP)
-    assert eventually(lambda: own.state().restarts == 1) < 3
+    assert wait_until(lambda: own.state().restarts == 1) < 3
     assert own.state().reason == "no frame for 1.5 s"
 
 
 def test_what_stays_silent_from_the_start_fails_in_time(camera, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gstreamer, "START_S", 1.0)
     own = camera("videotestsrc ! valve drop=true")
-    assert eventually(lambda: own.state().capture == "failed") < 10
+    assert wait_until(lambda: own.state().capture == "failed") < 10
 
 
 def test_stopping_ends_a_child_that_is_silent(camera) -> None:
     own = camera("videotestsrc ! valve drop=true")
-    eventually(lambda: len(children()) == 1)
+    wait_until(lambda: len(children()) == 1)
     start_s = time.monotonic()
     own.stop()
     assert children() == []
@@ -276,10 +268,10 @@ def test_stopping_ends_a_child_that_is_silent(camera) -> None:
 
 def test_opening_anew_ends_a_child_that_is_silent(camera) -> None:
     own = camera("videotestsrc ! valve drop=true")
-    eventually(lambda: len(children()) == 1)
+    wait_until(lambda: len(children()) == 1)
     (before,) = children()
     own.restart("asked for")
-    eventually(lambda: len(children()) == 1 and children() != [before], seconds=2)
+    wait_until(lambda: len(children()) == 1 and children() != [before], seconds=2)
     assert own.state().restarts == 1
 
 

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rig import wait_until
 from trainer_faces import write_sources, write_splits
 
 from protocol.errors import Rejected
@@ -121,9 +121,7 @@ def test_a_line_says_how_many_pictures_a_fold_is_without(data: Path) -> None:
 def test_killed_and_started_again_it_finishes(tmp_path: Path, data: Path) -> None:
     folder = tmp_path / "runs"
     first = subprocess.Popen(command("compress", data, *QUICK, "--runs", folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("*/results.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: len(list(folder.glob("*/results.json"))) >= 3, 120)
     first.send_signal(signal.SIGKILL)
     first.wait()
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/results.json")}

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_faces import TINY, drawn_library, train
-from rig import lives
+from rig import lives, wait_until
 from safetensors.torch import load_file
 
 from protocol.errors import DeviceError, Rejected
@@ -184,7 +183,4 @@ for _ in made_ahead(math.sqrt, range(10**6), 2):
         workers = [int(pid) for pid in training.stdout.readline().split()]
         assert len(workers) == 2
         training.send_signal(number)
-    end_s = time.monotonic() + 20
-    while any(map(lives, workers)):
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(lives, workers)), 20)
