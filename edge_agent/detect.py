@@ -1,5 +1,6 @@
 """Frame -> Faces: what a detector is, how wide it looks, and the classic one. Networks are in yunet.py."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +16,14 @@ RESOLVED_PX = 24
 """A face of this size in the network's input is found nearly as surely as a larger one: docs/detectors.md."""
 NARROWEST_PX = 480
 """Below this width there is little time to gain and much to miss."""
+MOST_PX = 3840 * 2160
+"""No more pixels are looked at, whatever the picture has: a network's maps take fifty times their bytes."""
 
 
-def input_width(picture_width: int, smallest_face_px: int) -> int:
-    """The width to look at, in pixels: as small as the smallest face that must be seen allows."""
-    needed = round(picture_width * RESOLVED_PX / smallest_face_px)
-    return min(picture_width, max(NARROWEST_PX, needed))
+def input_width(height: int, width: int, smallest_face_px: int) -> int:
+    """The width to look at in a picture, in pixels: as small as the smallest face that must be seen allows."""
+    needed = round(width * RESOLVED_PX / smallest_face_px)
+    return max(1, min(width, max(NARROWEST_PX, needed), math.isqrt(MOST_PX * width // height)))
 
 
 class HaarDetector:
@@ -35,7 +38,8 @@ class HaarDetector:
 
     def __call__(self, frame: Frame) -> tuple[Face, ...]:
         """The faces, each with a score of 1: the cascade gives none."""
-        small, scale = _shrink(frame.image_HWC, input_width(frame.image_HWC.shape[1], self._smallest_face_px))
+        height, width = frame.image_HWC.shape[:2]
+        small, scale = _shrink(frame.image_HWC, input_width(height, width, self._smallest_face_px))
         boxes = self._cascade.detectMultiScale(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), 1.1, 4, minSize=(RESOLVED_PX, RESOLVED_PX))
         return tuple(Face(Box(x / scale, y / scale, w / scale, h / scale), 1.0) for x, y, w, h in np.asarray(boxes, float).reshape(-1, 4).tolist())
 

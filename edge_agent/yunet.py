@@ -5,7 +5,7 @@ computes that is not this file's business; how its answers become boxes is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import cv2
@@ -21,6 +21,10 @@ OUTPUTS = tuple(f"{head}_{stride}" for head in ("cls", "obj", "bbox") for stride
 """Those that are read; the landmarks are not."""
 SMALLEST_SIDE_PX = 64
 """OpenCV 4.14 computes depthwise convolutions wrongly on maps that are one place wide."""
+NEAR_PX, OVERVIEW_PX = 192, 384
+"""A face of more than so many pixels is larger than what the network sees around a place, and may be taken for several or for none. So a picture
+that is looked at with twice as many as the second on its longer side, or more, is also looked at with that many, and near faces are
+taken from there: docs/detectors.md."""
 SAME_FACE = 0.3
 """Of two boxes that overlap by more than this (intersection over union) the surer one stays: OpenCV's own choice for YuNet."""
 
@@ -44,7 +48,7 @@ class YuNetDetector:
         self._network = network
         self._smallest_face_px = smallest_face_px
         self._score = score
-        self._canvas = Canvas(SMALLEST_SIDE_PX, SMALLEST_SIDE_PX, SMALLEST_SIDE_PX)
+        self._picture_size = (0, 0)
         try:
             self._places = [network.outputs.index(name) for name in OUTPUTS]
             self(Frame(np.zeros((SMALLEST_SIDE_PX, SMALLEST_SIDE_PX, 3), np.uint8), 0.0, 0.0))
@@ -53,11 +57,25 @@ class YuNetDetector:
 
     def __call__(self, frame: Frame) -> tuple[Face, ...]:
         """The faces, best first; raises DeviceError when the network fails, Rejected when it gives scores that are no numbers."""
-        height, width = frame.image_HWC.shape[:2]
-        if (height, width) != self._canvas.picture_size:
-            self._canvas = Canvas(height, width, input_width(width, self._smallest_face_px))
-        answers = self._network.run(self._canvas.draw(frame.image_HWC))
-        return faces_of([answers[place] for place in self._places], self._canvas.blob_1CHW.shape[3], self._score, self._canvas.scale)
+        if self._picture_size != frame.image_HWC.shape[:2]:
+            self._prepare(*frame.image_HWC.shape[:2])
+        faces = self._look(self._canvas, frame.image_HWC, 1.0)
+        if self._overview is None:
+            return faces
+        overview = self._look(self._overview, self._canvas.shown_HWC, self._canvas.scale)
+        return with_near(faces, overview, NEAR_PX / self._canvas.scale)
+
+    def _prepare(self, height: int, width: int) -> None:
+        self._picture_size = (height, width)
+        self._canvas = Canvas(height, width, input_width(height, width, self._smallest_face_px))
+        height, width = self._canvas.shown_size
+        is_large = max(height, width) >= 2 * OVERVIEW_PX
+        self._overview = Canvas(height, width, max(1, round(width * OVERVIEW_PX / max(height, width)))) if is_large else None
+
+    def _look(self, canvas: "Canvas", image_HWC: Image, scale: float) -> tuple[Face, ...]:
+        """The faces that the network sees in a picture that was shrunk by `scale`, in pixels of what it was shrunk from."""
+        answers = self._network.run(canvas.draw(image_HWC))
+        return faces_of([answers[place] for place in self._places], canvas.blob_1CHW.shape[3], self._score, canvas.scale * scale)
 
 
 class Canvas:
@@ -68,23 +86,35 @@ class Canvas:
 
     def __init__(self, height: int, width: int, width_px: int) -> None:
         """For pictures of `height` x `width`, looked at `width_px` wide; filled up to whole strides, so that no face is stretched."""
-        self.picture_size = (height, width)
         self.scale = width_px / width
-        shown = (max(1, round(height * self.scale)), width_px)
-        filled = [max(SMALLEST_SIDE_PX, side + -side % STRIDES[-1]) for side in shown]
-        self._small = np.empty((*shown, 3), np.uint8)
-        self._plane = np.empty(shown, np.uint8)
+        self.shown_size = (max(1, round(height * self.scale)), width_px)
+        filled = [max(SMALLEST_SIDE_PX, side + -side % STRIDES[-1]) for side in self.shown_size]
+        self.shown_HWC: Image = np.empty((*self.shown_size, 3), np.uint8)
+        """The picture that was drawn last, in the size in which it is looked at."""
+        self._plane = np.empty(self.shown_size, np.uint8)
         self.blob_1CHW = np.zeros((1, 3, *filled), np.float32)
-        self._shown_CHW = self.blob_1CHW[0, :, : shown[0], : shown[1]]
+        self._shown_CHW = self.blob_1CHW[0, :, : self.shown_size[0], : self.shown_size[1]]
 
     def draw(self, image_HWC: Image) -> NDArray[np.float32]:
         """The picture as the network takes it: BGR, 0 to 255, [1, 3, H, W]; valid until the next call."""
-        small = image_HWC
-        if self.scale != 1:
-            small = cv2.resize(image_HWC, self._small.shape[1::-1], dst=self._small, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+        cv2.resize(image_HWC, self.shown_size[::-1], dst=self.shown_HWC, interpolation=cv2.INTER_LINEAR)
         for channel, shown in enumerate(self._shown_CHW):
-            np.copyto(shown, cv2.extractChannel(small, channel, self._plane))
+            np.copyto(shown, cv2.extractChannel(self.shown_HWC, channel, self._plane))
         return self.blob_1CHW
+
+
+def with_near(faces: Iterable[Face], overview: Iterable[Face], near_px: float) -> tuple[Face, ...]:
+    """What is seen in a picture and in its overview, best first: faces from a size on are the overview's, and what lies in one is a part of it."""
+    near = [face for face in overview if face.box.size >= near_px]
+    others = [face for face in faces if not any(_lies_in(face.box, one.box) for one in near)]
+    return tuple(sorted((*near, *others), key=lambda face: face.score, reverse=True))
+
+
+def _lies_in(box: Box, other: Box) -> bool:
+    """Whether the most of a box is in another."""
+    width = min(box.x + box.w, other.x + other.w) - max(box.x, other.x)
+    height = min(box.y + box.h, other.y + other.h) - max(box.y, other.y)
+    return max(0.0, width) * max(0.0, height) > box.w * box.h / 2
 
 
 def faces_of(answers: Sequence[Answer], width_px: int, score: float, scale: float) -> tuple[Face, ...]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge_agent.detect import input_width
+from edge_agent.detect import MOST_PX, input_width
 from edge_agent.load import load_classifier, load_detector, load_eyes
 from edge_agent.runtime import Session
 from edge_agent.scene import Frame
@@ -108,9 +108,19 @@ def test_a_detectors_release_is_checked_like_a_classifiers(tmp_path: Path, class
         load_detector(DetectSettings(model=str(classifier_release)))
 
 
-@pytest.mark.parametrize(("picture", "smallest", "width"), [(1280, 48, 640), (1280, 24, 1280), (1920, 96, 480), (400, 48, 400), (4000, 60, 1600)])
-def test_the_width_follows_the_smallest_face(picture: int, smallest: int, width: int) -> None:
-    assert input_width(picture, smallest) == width
+@pytest.mark.parametrize(
+    ("height", "picture", "smallest", "width"),
+    [(720, 1280, 48, 640), (720, 1280, 24, 1280), (1080, 1920, 96, 480), (300, 400, 48, 400), (3000, 4000, 60, 1600)],
+)
+def test_the_width_follows_the_smallest_face(height: int, picture: int, smallest: int, width: int) -> None:
+    assert input_width(height, picture, smallest) == width
+
+
+@pytest.mark.parametrize("size", [(12_240, 16_320), (2_000, 100_000), (100_000, 2_000), (1_000_000, 1)])
+def test_no_more_is_looked_at_than_fits_into_memory(size: tuple[int, int]) -> None:
+    height, width = size
+    looked_at = input_width(height, width, 24)
+    assert 1 <= looked_at**2 * height / width <= MOST_PX
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (30, 30), (33, 65), (2000, 20)])

@@ -7,8 +7,8 @@ from rig import ROOT
 
 from edge_agent.demo_scene import DemoScene
 from edge_agent.runtime import OpenCvNetwork, Session
-from edge_agent.scene import Frame
-from edge_agent.yunet import Canvas, YuNetDetector
+from edge_agent.scene import Box, Face, Frame
+from edge_agent.yunet import Canvas, YuNetDetector, with_near
 
 MODEL = (ROOT / "edge_agent" / "models" / "detector" / "model.onnx").read_bytes()
 
@@ -56,7 +56,7 @@ def test_nothing_of_the_last_picture_is_left_in_the_next(crowd: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("time_s", [3.0, 12.0], ids=["bare", "masked"])
-@pytest.mark.parametrize("size_px", [100, 200, 300, 400, 500])
+@pytest.mark.parametrize("size_px", [100, 200, 300, 400, 500, 700, 1200])
 def test_a_face_is_one_face_and_framed_alike_however_near_it_is(time_s: float, size_px: int) -> None:
     detect = YuNetDetector(Session(MODEL), 24, 0.5)
     film = DemoScene().at(time_s)
@@ -68,3 +68,14 @@ def test_a_face_is_one_face_and_framed_alike_however_near_it_is(time_s: float, s
     [near] = detect(Frame(part.astype(np.uint8, copy=False), 0.0, 0.0))
     expected = [(face.box.x - left) * scale, (face.box.y - top) * scale, face.box.w * scale, face.box.h * scale]
     assert [near.box.x, near.box.y, near.box.w, near.box.h] == pytest.approx(expected, abs=0.2 * size_px)
+
+
+def test_near_faces_are_the_overviews_with_all_that_lies_in_them() -> None:
+    def face(x: float, y: float, side: float, score: float) -> Face:
+        return Face(Box(x, y, side, side), score)
+
+    near, far_there = face(300, 100, 400, 0.9), face(900, 100, 90, 0.95)
+    piece, beside, far = face(350, 150, 150, 0.99), face(620, 100, 200, 0.6), face(900, 100, 80, 0.8)
+    assert with_near((piece, far, beside), (far_there, near), 192) == (near, far, beside)
+    assert with_near((piece, far), (), 192) == (piece, far)
+    assert with_near((), (near,), 192) == (near,)
