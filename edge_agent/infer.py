@@ -1,28 +1,34 @@
 """`infer`: pictures, folders and videos -> the faces in them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edge_agent.load import Eyes
 from edge_agent.scene import Frame, Image, Reading
-from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, files_in, open_video, read_picture
-from protocol.errors import FleetError, Reason, Rejected
+from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Found, files_in, open_video, read_picture
+from protocol.errors import DeviceError, Reason, Rejected, in_one_line
 
 
 def infer(eyes: Eyes, path: Path) -> Iterator[dict[str, Any] | Rejected]:
-    """One result for each picture, or frame of a video, below `path`; a Rejected for each file that cannot be read."""
-    files = files_in(path, PICTURE_SUFFIXES | VIDEO_SUFFIXES) if path.is_dir() else [path]
-    if not files:
+    """One result for each picture, or frame of a video, below `path`; a Rejected for each file or folder that cannot be read."""
+    found = files_in(path, PICTURE_SUFFIXES | VIDEO_SUFFIXES) if os.path.isdir(path) else Found([path], [])
+    yield from found.refused
+    if not found.files and not found.refused:
         yield Rejected(Reason.BAD_INPUT, f"{path}: holds no pictures or videos")
-    for file in files:
+    for file in found.files:
         try:
             for number, image in enumerate(_images(file)):
                 frame = Frame(image, 0.0, 0.0)
                 readings = eyes.classify(frame, eyes.detect(frame))
                 yield {"file": str(file), "frame": number, "faces": [_face(reading) for reading in readings]}
-        except FleetError as error:
-            yield error if isinstance(error, Rejected) else Rejected(Reason.BAD_INPUT, f"{file}: {error}")
+        except Rejected as error:
+            yield error
+        except DeviceError as error:
+            yield Rejected(Reason.BAD_INPUT, f"{file}: {error}")
+        except OSError as error:
+            yield Rejected(Reason.BAD_INPUT, in_one_line(error))
 
 
 def _images(file: Path) -> Iterator[Image]:

@@ -2,8 +2,10 @@
 
 import os
 import re
+import stat
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +17,7 @@ from edge_agent.camera_uri import CameraUri
 from edge_agent.demo_scene import FPS, HEIGHT, WIDTH, DemoScene
 from edge_agent.gstreamer import GStreamerSource
 from edge_agent.scene import Image
-from protocol.errors import DeviceError, Reason, Rejected, printable
+from protocol.errors import DeviceError, Reason, Rejected, in_one_line, printable
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
@@ -154,15 +156,35 @@ def pictures_in(folder: Path) -> list[Path]:
     """The files below a folder that are named like pictures; raises Rejected when there are none."""
     if not folder.is_dir():
         raise Rejected(Reason.BAD_SETTING, f"{folder}: no such folder")
-    paths = files_in(folder, PICTURE_SUFFIXES)
-    if not paths:
-        raise Rejected(Reason.BAD_INPUT, f"{folder}: holds no pictures")
-    return paths
+    found = files_in(folder, PICTURE_SUFFIXES)
+    if not found.files:
+        raise found.refused[0] if found.refused else Rejected(Reason.BAD_INPUT, f"{folder}: holds no pictures")
+    return found.files
 
 
-def files_in(folder: Path, suffixes: set[str]) -> list[Path]:
-    """The files below a folder with such names, in order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+@dataclass(frozen=True)
+class Found:
+    """What lies below a folder, in order."""
+
+    files: list[Path]
+    refused: list[Rejected]
+    """One for each folder or file that cannot be looked into."""
+
+
+def files_in(folder: Path, suffixes: set[str]) -> Found:
+    """The files below a folder with such names; links to folders are not followed."""
+    errors: list[OSError] = []
+    found = Found([], [])
+    for path in sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=errors.append) for name in names):
+        if path.suffix.lower() not in suffixes:
+            continue
+        try:
+            if stat.S_ISREG(path.stat().st_mode):
+                found.files.append(path)
+        except OSError as error:
+            errors.append(error)
+    found.refused.extend(Rejected(Reason.BAD_INPUT, in_one_line(error)) for error in sorted(errors, key=lambda error: str(error.filename)))
+    return found
 
 
 def read_picture(path: Path) -> Image | None:

@@ -19,6 +19,11 @@ from edge_agent.gstreamer import INSPECT
 LOUD = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
 """The environment as a person has it; the agent imported here has set these."""
 
+HEEDS_MODES = (
+    "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, right) for right in (1, 2)]; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+"""Runs what follows without root's rights to read and enter all files: those (1, 2) are dropped (24) for good."""
+
 
 def agent(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -72,6 +77,30 @@ def test_infer_reads_what_it_can_and_names_what_it_cannot(folder: Path, tmp_path
     for line, name in zip(lines, ("broken.jpg", "text.jpg", "empty", "none", "notes.txt"), strict=True):
         assert line.startswith("error: ")
         assert name in line
+
+
+def test_infer_names_what_it_may_not_look_into_and_reads_the_rest(folder: Path) -> None:
+    bare = folder / "bare.jpg"
+    for name, mode in (("closed", 0o000), ("listed", 0o644)):
+        (folder / name).mkdir()
+        shutil.copy(bare, folder / name)
+        (folder / name).chmod(mode)
+    shutil.copy(bare, folder / "secret.jpg")
+    (folder / "secret.jpg").chmod(0o000)
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    command = [sys.executable, "-c", HEEDS_MODES, "-m", "edge_agent", "infer", folder, folder / "listed" / "bare.jpg", bare]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert [line.partition(" ")[0] for line in done.stdout.splitlines()] == [
+        str(folder / name) for name in ("bare.jpg", "masked.png", "nobody.jpg", "bare.jpg")
+    ]
+    assert done.stderr.splitlines() == [
+        f"error: {folder}/closed: Permission denied",
+        f"error: {folder}/gone.jpg: No such file or directory",
+        f"error: {folder}/listed/bare.jpg: Permission denied",
+        f"error: {folder}/secret.jpg: not a readable picture",
+        f"error: {folder}/listed/bare.jpg: Permission denied",
+    ]
 
 
 def test_infer_reads_the_frames_of_a_video(tmp_path: Path) -> None:
