@@ -27,6 +27,8 @@ OPEN_S = 10.0
 FAILED_AFTER = 2
 """So many attempts in a row without a frame, and `restarting` becomes `failed`; it goes on trying."""
 RESTART_CAP_S = 8.0
+LONGEST_PAUSE_S = 10.0
+"""A longer gap between two frames of a recording, as where nothing moved, is not sat out; decisions count it in full."""
 
 
 @dataclass(frozen=True)
@@ -259,21 +261,23 @@ class Camera:
 
     def _read(self, source: Source) -> None:
         """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
-        start_s, count = time.monotonic(), 0
+        due_s, media_s, has_begun = time.monotonic(), 0.0, False
         while self._is_ours:
-            media_s = count * source.frame_s if self.uri.is_recorded else None
-            if media_s is not None and not self._has_max_pace:
-                self._attempt_s = None
-                self._stop.wait(max(0.0, start_s + media_s - time.monotonic()))
-                self._attempt_s = time.monotonic()
             image = source.read()
-            if image is None and not count:
+            if image is None and not has_begun:
                 raise DeviceError("holds no frame that can be read")
+            has_begun = True
+            if source.media_s is not None and not self._has_max_pace:
+                step_s = source.frame_s if image is None else source.media_s - media_s  # the last frame is shown as long as any
+                due_s += min(step_s, max(LONGEST_PAUSE_S, source.frame_s))
+                media_s = source.media_s
+                self._attempt_s = None
+                self._stop.wait(max(0.0, due_s - time.monotonic()))
+                self._attempt_s = time.monotonic()
             if image is None or not self._is_ours:
                 return
-            count += 1
             now_s = time.monotonic()
-            self._offer(image, now_s if media_s is None else media_s, now_s)
+            self._offer(image, now_s if source.media_s is None else source.media_s, now_s)
             del image  # megabytes: whoever takes the frame has it now
 
     def _offer(self, image: Image, time_s: float, now_s: float) -> None:

@@ -49,6 +49,8 @@ PACKAGES = "Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-base
 class GStreamerSource:
     """`source` (the pipeline up to its raw video), scaled and converted to BGR frames of the size asked for."""
 
+    media_s = None
+
     def __init__(self, source: str, width: int, height: int, fps: int) -> None:
         """Starts the child; raises Rejected when `source` is no command line, DeviceError when there is no GStreamer.
 

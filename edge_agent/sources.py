@@ -30,7 +30,11 @@ class Source(Protocol):
     got: str
     """What it gives, such as `1280x720 at 30 fps`."""
     frame_s: float
-    """Seconds between two pictures: the clock of recorded material; of a live camera, which sets its own pace, what is known of it."""
+    """Seconds between two pictures, as far as that is known: live cameras and many videos set a pace of their own."""
+
+    @property
+    def media_s(self) -> float | None:
+        """When the picture read last is on the clock of recorded material, which begins with 0 and never goes back; None for a live camera."""
 
     def read(self) -> Image | None:
         """The next picture; None at the end of the material. Raises DeviceError when the camera fails."""
@@ -67,11 +71,11 @@ class VideoSource:
     """Anything that OpenCV reads by itself: video files, USB cameras, RTSP streams."""
 
     def __init__(self, place: str, backend: int, params: list[int], is_recorded: bool, loops: bool = False) -> None:
-        self._place = place
         self._is_recorded = is_recorded
         self._loops = loops
         # One decoding thread: each further one would hold back a frame, and its memory.
-        self._capture = cv2.VideoCapture(place, backend, [*params, cv2.CAP_PROP_N_THREADS, 1] if backend == cv2.CAP_FFMPEG else params)
+        self._how = (place, backend, [*params, cv2.CAP_PROP_N_THREADS, 1] if backend == cv2.CAP_FFMPEG else params)
+        self._capture = cv2.VideoCapture(*self._how)
         if not self._capture.isOpened():
             raise DeviceError("cannot be opened")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -80,18 +84,31 @@ class VideoSource:
         self._buffers, self._shape = Buffers(), (height, width, 3)
         self.got = f"{width}x{height} at {fps:g} fps"
         self.frame_s = 1 / fps
+        self.media_s: float | None = None
+        self._place_s = -self.frame_s
+        """Where the picture read last is in the file."""
 
     def read(self) -> Image | None:
         buffer = self._buffers.take(self._shape)
         ok, image = self._capture.read(buffer)
         if not ok and self._loops:
-            self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+            self._capture.open(*self._how)  # not every file can be wound back
+            self._place_s = -self.frame_s
             ok, image = self._capture.read(buffer)
         if not ok:
             if not self._is_recorded:
                 raise DeviceError("gives no more frames")
             return None
+        if self._is_recorded:
+            self._go_on()
         return image.astype(np.uint8, copy=False)
+
+    def _go_on(self) -> None:
+        """Sets the clock to the picture just read: one `frame_s` later where the file tells no time of it, or a past one."""
+        step_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 - self._place_s
+        step_s = step_s if step_s > 0 else self.frame_s
+        self._place_s += step_s
+        self.media_s = 0.0 if self.media_s is None else self.media_s + step_s
 
     def end(self) -> None:
         pass  # OpenCV has no way; its reads of a network have a time-out
@@ -109,6 +126,7 @@ class ImagesSource:
         self._loops = loops
         self.got = f"{len(self._paths)} pictures at {fps:g} fps"
         self.frame_s = 1 / fps
+        self.media_s: float | None = None
 
     def read(self) -> Image | None:
         for _ in range(len(self._paths)):
@@ -119,6 +137,7 @@ class ImagesSource:
             self._next += 1
             image = read_picture(self._paths[self._next - 1])
             if image is not None:
+                self.media_s = 0.0 if self.media_s is None else self.media_s + self.frame_s
                 return image
         return None
 
@@ -131,6 +150,8 @@ class ImagesSource:
 
 class DemoSource:
     """The scene that the package brings along, as a live camera at 15 frames per second."""
+
+    media_s = None
 
     def __init__(self) -> None:
         self._scene = DemoScene()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rig import wait_until
+from timed_video import write_timed
 
 from edge_agent import capture, sources
 from edge_agent.camera_uri import CameraUri
@@ -82,6 +83,17 @@ def test_at_full_pace_every_frame_arrives_with_its_media_time(video: Path, runni
     assert times == pytest.approx([number / 20 for number in range(20)])
     state = camera.state()
     assert (state.frames, state.dropped, state.has_ended) == (20, 0, True)
+
+
+def test_a_video_is_played_at_the_times_that_it_tells_and_long_pauses_are_not_sat_out(
+    tmp_path: Path, running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "LONGEST_PAUSE_S", 0.5)
+    camera = running(f"file:{write_timed(tmp_path / 'a.mkv', [0, 50, 350, 3_600_350, 3_600_400])}")
+    frames = [camera.take(5) for _ in range(5)]
+    assert [one.time_s for one in frames] == pytest.approx([0, 0.05, 0.35, 3600.35, 3600.4])
+    waited_s = [one.captured_s - frames[0].captured_s for one in frames]
+    assert waited_s == pytest.approx([0, 0.05, 0.35, 0.85, 0.9], abs=0.1)
 
 
 def test_at_its_own_pace_a_slow_taker_drops_frames_that_are_counted(video: Path, running) -> None:
@@ -236,6 +248,14 @@ def test_a_broken_recording_fails_at_once(tmp_path: Path, running) -> None:
     camera = running(f"images:{tmp_path}")
     wait_until(lambda: camera.is_over)
     assert (camera.state().capture, camera.state().reason) == ("failed", "holds no frame that can be read")
+
+
+def test_the_last_frame_is_shown_as_long_as_any(tmp_path: Path, running) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    camera = running(f"images:{tmp_path}?fps=2")
+    shown_s = camera.take(5).captured_s
+    wait_until(lambda: camera.is_over)
+    assert time.monotonic() - shown_s >= 0.5
 
 
 def test_recorded_material_is_not_stalled_at_its_own_pace(video: Path, running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from timed_video import write_timed
 
 from edge_agent.camera_uri import CameraUri
 from edge_agent.sources import open_source, opener, read_picture
@@ -43,6 +44,38 @@ def test_a_video_is_read_to_its_end(tmp_path: Path) -> None:
 
 def test_a_looped_video_starts_again(tmp_path: Path) -> None:
     assert read_all(f"file:{write_video(tmp_path / 'a.mp4')}?loop=1", limit=35) == 35
+
+
+def times(uri: str, count: int) -> list[float | None]:
+    source = open_source(CameraUri.parse(uri))
+    try:
+        return [source.media_s for _ in range(count) if source.read() is not None]
+    finally:
+        source.close()
+
+
+def test_the_frames_of_a_video_have_the_times_that_it_tells(tmp_path: Path) -> None:
+    video = write_timed(tmp_path / "a.mkv", [0, 100, 150, 1000, 3_601_000])
+    assert times(f"file:{video}", 6) == pytest.approx([0, 0.1, 0.15, 1, 3601])
+
+
+def test_the_time_of_a_looped_video_goes_on_across_the_seam(tmp_path: Path) -> None:
+    video = write_timed(tmp_path / "a.mkv", [0, 100, 150])
+    source = open_source(CameraUri.parse(f"file:{video}"))
+    seam_s = source.frame_s
+    source.close()
+    again_s = 0.15 + seam_s
+    assert times(f"file:{video}?loop=1", 6) == pytest.approx([0, 0.1, 0.15, again_s, again_s + 0.1, again_s + 0.15])
+
+
+def test_where_a_file_tells_no_times_its_frames_are_evenly_spaced(tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "a.mpg"), cv2.VideoWriter_fourcc(*"PIM1"), 25, (64, 48))
+    for number in range(5):
+        writer.write(np.full((48, 64, 3), number * 20, np.uint8))
+    writer.release()
+    assert times(f"file:{tmp_path}/a.mpg", 6) == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])  # of the last one it tells none
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert times(f"images:{tmp_path}?fps=4&loop=1", 3) == [0, 0.25, 0.5]
 
 
 def test_a_folder_gives_its_readable_pictures(tmp_path: Path) -> None:
