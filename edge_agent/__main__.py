@@ -72,6 +72,9 @@ def infer(
                 failures += 1
                 _complain(result)
                 continue
+            if isinstance(result, str):
+                typer.echo(printable(result), err=True)
+                continue
             if as_json:
                 results.append(result)
                 continue

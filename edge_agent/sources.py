@@ -19,8 +19,8 @@ from edge_agent.gstreamer import GStreamerSource
 from edge_agent.scene import Image
 from protocol.errors import DeviceError, Reason, Rejected, in_one_line, printable
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".ts", ".3gp", ".mpg", ".mpeg", ".wmv", ".flv"}
 NETWORK_TIMEOUT_MS = 5000
 
 
@@ -190,22 +190,25 @@ class Found:
     files: list[Path]
     refused: list[Rejected]
     """One for each folder or file that cannot be looked into."""
+    others: int = 0
+    """So many files are named otherwise, or are pipes and the like."""
 
 
 def files_in(folder: Path, suffixes: set[str]) -> Found:
     """The files below a folder with such names; links to folders are not followed."""
+    files: list[Path] = []
     errors: list[OSError] = []
-    found = Found([], [])
+    others = 0
     for path in sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=errors.append) for name in names):
-        if path.suffix.lower() not in suffixes:
-            continue
         try:
-            if stat.S_ISREG(path.stat().st_mode):
-                found.files.append(path)
+            if path.suffix.lower() in suffixes and stat.S_ISREG(path.stat().st_mode):
+                files.append(path)
+            else:
+                others += 1
         except OSError as error:
             errors.append(error)
-    found.refused.extend(Rejected(Reason.BAD_INPUT, in_one_line(error)) for error in sorted(errors, key=lambda error: str(error.filename)))
-    return found
+    errors.sort(key=lambda error: str(error.filename))
+    return Found(files, [Rejected(Reason.BAD_INPUT, in_one_line(error)) for error in errors], others)
 
 
 def read_picture(path: Path) -> Image | None:

@@ -103,6 +103,14 @@ def test_infer_names_what_it_may_not_look_into_and_reads_the_rest(folder: Path) 
     ]
 
 
+def test_infer_says_how_many_files_it_passed_over(folder: Path) -> None:
+    (folder / "notes.txt").write_text("words")
+    (folder / "list.csv").write_text("1,2")
+    done = agent("infer", folder, "--json")
+    assert (done.returncode, len(json.loads(done.stdout)["results"])) == (0, 3)
+    assert done.stderr == f"{folder}: files passed over, named neither like pictures nor like videos: 2\n"
+
+
 def test_infer_reads_the_frames_of_a_video(tmp_path: Path) -> None:
     path, scene = tmp_path / "clip.mp4", DemoScene()
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 15, (960, 540))

@@ -9,7 +9,7 @@ import pytest
 from timed_video import write_timed
 
 from edge_agent.camera_uri import CameraUri
-from edge_agent.sources import open_source, opener, read_picture
+from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, files_in, open_source, opener, read_picture
 from protocol.errors import DeviceError, Reason, Rejected
 
 
@@ -85,6 +85,30 @@ def test_a_folder_gives_its_readable_pictures(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     assert read_all(f"images:{tmp_path}?fps=50") == 2
     assert read_all(f"images:{tmp_path}?loop=1", limit=7) == 7
+
+
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))
+def test_pictures_of_each_name_are_read(tmp_path: Path, suffix: str) -> None:
+    _, data = cv2.imencode({".jfif": ".jpg"}.get(suffix, suffix), np.full((48, 64, 3), 90, np.uint8))
+    (tmp_path / f"A{suffix.upper()}").write_bytes(data.tobytes())
+    (path,) = files_in(tmp_path, PICTURE_SUFFIXES).files
+    image = read_picture(path)
+    assert image.shape == (48, 64, 3)
+    assert abs(image.mean() - 90) <= 3
+
+
+CODECS = {".avi": "MJPG", ".webm": "VP80", ".ts": "MPG2", ".mpg": "PIM1", ".mpeg": "PIM1", ".wmv": "WMV2", ".flv": "FLV1"}
+
+
+@pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES))
+def test_videos_of_each_name_are_read(tmp_path: Path, suffix: str) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / f"a{suffix}"), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*CODECS.get(suffix, "mp4v")), 25, (64, 48))
+    assert writer.isOpened()
+    for number in range(5):
+        writer.write(np.full((48, 64, 3), number * 20, np.uint8))
+    writer.release()
+    (path,) = files_in(tmp_path, VIDEO_SUFFIXES).files
+    assert read_all(f"file:{path}") == 5
 
 
 def test_the_demo_is_a_live_camera() -> None:
