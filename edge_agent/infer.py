@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from edge_agent.load import Eyes
 from edge_agent.scene import Frame, Image, Reading
-from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Found, files_in, open_video, read_picture
+from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Found, files_in, open_video, read_picture, too_large
 from protocol.errors import DeviceError, Reason, Rejected, in_one_line
 
 
@@ -34,6 +36,8 @@ def infer(eyes: Eyes, path: Path) -> Iterator[dict[str, Any] | Rejected | str]:
             yield Rejected(Reason.BAD_INPUT, f"{file}: {error}")
         except OSError as error:
             yield Rejected(Reason.BAD_INPUT, in_one_line(error))
+        except (MemoryError, cv2.error):
+            yield too_large(file)
 
 
 def _images(file: Path) -> Iterator[Image]:

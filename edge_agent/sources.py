@@ -1,5 +1,6 @@
 """Where pictures come from, one at a time: what each kind of camera URI opens."""
 
+import contextlib
 import os
 import re
 import stat
@@ -135,10 +136,11 @@ class ImagesSource:
                     return None
                 self._next = 0
             self._next += 1
-            image = read_picture(self._paths[self._next - 1])
-            if image is not None:
-                self.media_s = 0.0 if self.media_s is None else self.media_s + self.frame_s
-                return image
+            with contextlib.suppress(Rejected):
+                image = read_picture(self._paths[self._next - 1])
+                if image is not None:
+                    self.media_s = 0.0 if self.media_s is None else self.media_s + self.frame_s
+                    return image
         return None
 
     def end(self) -> None:
@@ -212,16 +214,19 @@ def files_in(folder: Path, suffixes: set[str]) -> Found:
 
 
 def read_picture(path: Path) -> Image | None:
-    """The BGR picture in a file; None when it cannot be decoded."""
+    """The BGR picture in a file; None when it cannot be decoded. Raises Rejected when it is, or claims to be, too large."""
     try:
         data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     except OSError:
         return None
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # one that claims to be a thousand times larger than it can be
-        return None
+    except (MemoryError, cv2.error):  # OpenCV says None to other nonsense
+        raise too_large(path) from None
     return None if image is None else image.astype(np.uint8, copy=False)
+
+
+def too_large(path: Path) -> Rejected:
+    return Rejected(Reason.TOO_LARGE, f"{path}: too large to be looked at here")
 
 
 def open_video(path: Path) -> VideoSource:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from claims import write_claim
 from rig import MOSQUITTO, ROOT, Mosquitto, free_port, missing
 
 from edge_agent.demo_scene import DemoScene
@@ -109,6 +110,37 @@ def test_infer_says_how_many_files_it_passed_over(folder: Path) -> None:
     done = agent("infer", folder, "--json")
     assert (done.returncode, len(json.loads(done.stdout)["results"])) == (0, 3)
     assert done.stderr == f"{folder}: files passed over, named neither like pictures nor like videos: 2\n"
+
+
+def test_infer_names_a_huge_picture_and_reads_the_rest(folder: Path) -> None:
+    write_claim(folder / "huge.png", 17_000)
+    done = agent("infer", folder, env=LOUD)
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 3)
+    assert done.stderr == f"error: {folder}/huge.png: too large to be looked at here\n"
+
+
+def test_infer_goes_on_where_memory_does_not_suffice_for_one_picture(folder: Path) -> None:
+    """Neither to decode one, nor to look at another."""
+    write_claim(folder / "huge.png", 16_000)
+    cv2.imwrite(str(folder / "strip.png"), np.zeros((130_000, 480), np.uint8))
+    script = """
+import resource, sys
+from pathlib import Path
+from edge_agent.infer import infer
+from edge_agent.load import load_eyes
+from edge_agent.settings import Settings
+
+eyes = load_eyes(Settings())
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (400 << 20),) * 2)
+for result in infer(eyes, Path(sys.argv[1])):
+    print(result["file"] if isinstance(result, dict) else result)
+"""
+    done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr == ""
+    refused = [f"{folder}/{name}.png: too large to be looked at here" for name in ("huge", "strip")]
+    read = [f"{folder}/{name}" for name in ("bare.jpg", "masked.png", "nobody.jpg")]
+    assert done.stdout.splitlines() == sorted([*read, *refused])
 
 
 def test_infer_reads_the_frames_of_a_video(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from claims import write_claim
 from timed_video import write_timed
 
 from edge_agent.camera_uri import CameraUri
@@ -222,13 +221,11 @@ def test_a_videos_name_may_hold_a_colon(tmp_path: Path, monkeypatch: pytest.Monk
     assert read_all("file:2024-05-01T12:30:05.mp4") == 10
 
 
-def test_a_picture_that_claims_to_be_huge_is_none(tmp_path: Path) -> None:
-    """Of a few dozen bytes; OpenCV raises for it where it says None for other nonsense."""
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
-    body = b"".join(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks)
-    (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    assert read_picture(tmp_path / "huge.png") is None
+def test_a_picture_that_claims_to_be_huge_is_refused_and_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="too large to be looked at here"):
+        read_picture(write_claim(tmp_path / "huge.png", 60_000))
+    cv2.imwrite(str(tmp_path / "small.png"), np.zeros((8, 8, 3), np.uint8))
+    assert read_all(f"images:{tmp_path}") == 1
 
 
 @pytest.mark.parametrize(
