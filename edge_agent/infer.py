@@ -9,7 +9,7 @@ import cv2
 
 from edge_agent.load import Eyes
 from edge_agent.scene import Frame, Image, Reading
-from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Found, files_in, open_video, read_picture, too_large
+from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Found, files_in, is_cut, open_video, read_picture, too_large
 from protocol.errors import DeviceError, Reason, Rejected, in_one_line
 
 
@@ -41,18 +41,20 @@ def infer(eyes: Eyes, path: Path) -> Iterator[dict[str, Any] | Rejected | str]:
 
 
 def _images(file: Path) -> Iterator[Image]:
-    """The picture in a file, or the frames of a video; raises Rejected when there is none."""
+    """The picture in a file, or the frames of a video; raises Rejected when there is none, and after the frames of a video that is cut short."""
     if not file.is_file():
         raise Rejected(Reason.BAD_INPUT, f"{file}: no such file or folder")
     if file.suffix.lower() in VIDEO_SUFFIXES:
         video = open_video(file)
         try:
-            image = video.read()
-            if image is None:
-                raise Rejected(Reason.BAD_INPUT, f"{file}: holds no frame that can be read")
-            while image is not None:
+            count = 0
+            while (image := video.read()) is not None:
+                count += 1
                 yield image
-                image = video.read()
+            if not count:
+                raise Rejected(Reason.BAD_INPUT, f"{file}: holds no frame that can be read")
+            if count < video.frames and is_cut(file):
+                raise Rejected(Reason.BAD_INPUT, f"{file}: ends after {count} of {video.frames} frames: is it whole?")
         finally:
             video.close()
         return

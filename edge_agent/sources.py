@@ -84,6 +84,8 @@ class VideoSource:
         width, height = (int(self._capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         self._buffers, self._shape = Buffers(), (height, width, 3)
         self.got = f"{width}x{height} at {fps:g} fps"
+        self.frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        """As many as the file says, or seems, to hold."""
         self.frame_s = 1 / fps
         self.media_s: float | None = None
         self._place_s = -self.frame_s
@@ -232,6 +234,25 @@ def too_large(path: Path) -> Rejected:
 def open_video(path: Path) -> VideoSource:
     """A video file; raises Rejected when there is none, DeviceError when it cannot be decoded."""
     return _video_opener(path, loops=False)()
+
+
+def is_cut(path: Path) -> bool:
+    """Whether a file ends before its last part does; of the containers that tell how long their parts are, MP4 and AVI."""
+    if path.suffix.lower() not in {".mp4", ".mov", ".m4v", ".3gp", ".avi"}:
+        return False
+    size, end = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while end < size:
+            file.seek(end)
+            head = file.read(16)
+            if head.startswith(b"RIFF"):
+                length = 8 + int.from_bytes(head[4:8], "little")
+            else:
+                length = int.from_bytes(head[8:] if head.startswith(b"\0\0\0\1") else head[:4], "big")
+            if length < 8:  # up to the end of the file, or nonsense
+                return False
+            end += length
+    return end > size
 
 
 def _video_opener(path: Path, loops: bool) -> Callable[[], VideoSource]:

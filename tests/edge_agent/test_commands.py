@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -166,6 +167,22 @@ def test_infer_names_a_video_without_a_frame(folder: Path) -> None:
     assert done.returncode == 1
     assert f"error: {folder}/cut.avi: holds no frame that can be read" in done.stderr.splitlines()
     assert len(json.loads(done.stdout)["results"]) == 4
+
+
+def test_infer_says_where_a_video_is_cut_short_after_its_frames(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 15, (64, 48))
+    for _ in range(20):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    data = whole.read_bytes()
+    (tmp_path / "half.avi").write_bytes(data[: data.rindex(b"00dc", 0, data.rindex(b"idx1") * 2 // 3)])
+    done = agent("infer", tmp_path, "--json")
+    counts = Counter(Path(result["file"]).name for result in json.loads(done.stdout)["results"])
+    assert counts["whole.avi"] == 20
+    assert 0 < counts["half.avi"] < 19
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path}/half.avi: ends after {counts['half.avi']} of 20 frames: is it whole?\n"
 
 
 def test_infer_takes_names_that_are_no_text(folder: Path) -> None:

@@ -8,14 +8,14 @@ from claims import write_claim
 from timed_video import write_timed
 
 from edge_agent.camera_uri import CameraUri
-from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, files_in, open_source, opener, read_picture
+from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, files_in, is_cut, open_source, open_video, opener, read_picture
 from protocol.errors import DeviceError, Reason, Rejected
 
 
 def write_video(path: Path, frames: int = 10, fps: float = 20) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), fps, (64, 48))
     for number in range(frames):
-        writer.write(np.full((48, 64, 3), number * 20, np.uint8))
+        writer.write(np.full((48, 64, 3), number * 20 % 256, np.uint8))
     writer.release()
     return path
 
@@ -39,6 +39,33 @@ def test_a_video_is_read_to_its_end(tmp_path: Path) -> None:
     source.close()
     assert read_all(f"file:{video}") == 10
     assert read_all(f"file://{video}?pace=max") == 10
+
+
+def test_a_video_is_cut_where_its_file_ends_too_early(tmp_path: Path) -> None:
+    data = write_video(tmp_path / "a.mp4").read_bytes()
+    assert not is_cut(tmp_path / "a.mp4")
+    cut = tmp_path / "cut.mp4"
+    for end in (len(data) - 1, len(data) // 2, 12):
+        cut.write_bytes(data[:end])
+        assert is_cut(cut)
+    for more in (b"", b"\0" * 100, b"\0\0\0\1mdat" + (116).to_bytes(8, "big") + bytes(100)):
+        cut.write_bytes(data + more)
+        assert not is_cut(cut)
+    cut.write_bytes(data + b"\0\0\0\1mdat" + (117).to_bytes(8, "big") + bytes(100))
+    assert is_cut(cut)
+
+
+def test_a_video_of_which_only_a_part_is_to_be_shown_is_not_cut(tmp_path: Path) -> None:
+    """As trimming on a phone leaves it: all frames are in the file, and an edit list says which are shown."""
+    video = write_video(tmp_path / "a.mp4", frames=40)
+    data = bytearray(video.read_bytes())
+    edit, movie = data.index(b"elst"), data.index(b"mvhd")
+    data[edit + 12 : edit + 16] = (int.from_bytes(data[movie + 16 : movie + 20], "big")).to_bytes(4, "big")
+    video.write_bytes(data)
+    source = open_video(video)
+    assert read_all(f"file:{video}") < source.frames
+    assert not is_cut(video)
+    source.close()
 
 
 def test_a_looped_video_starts_again(tmp_path: Path) -> None:
@@ -70,7 +97,7 @@ def test_the_time_of_a_looped_video_goes_on_across_the_seam(tmp_path: Path) -> N
 def test_where_a_file_tells_no_times_its_frames_are_evenly_spaced(tmp_path: Path) -> None:
     writer = cv2.VideoWriter(str(tmp_path / "a.mpg"), cv2.VideoWriter_fourcc(*"PIM1"), 25, (64, 48))
     for number in range(5):
-        writer.write(np.full((48, 64, 3), number * 20, np.uint8))
+        writer.write(np.full((48, 64, 3), number * 20 % 256, np.uint8))
     writer.release()
     assert times(f"file:{tmp_path}/a.mpg", 6) == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])  # of the last one it tells none
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
@@ -104,7 +131,7 @@ def test_videos_of_each_name_are_read(tmp_path: Path, suffix: str) -> None:
     writer = cv2.VideoWriter(str(tmp_path / f"a{suffix}"), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*CODECS.get(suffix, "mp4v")), 25, (64, 48))
     assert writer.isOpened()
     for number in range(5):
-        writer.write(np.full((48, 64, 3), number * 20, np.uint8))
+        writer.write(np.full((48, 64, 3), number * 20 % 256, np.uint8))
     writer.release()
     (path,) = files_in(tmp_path, VIDEO_SUFFIXES).files
     assert read_all(f"file:{path}") == 5
