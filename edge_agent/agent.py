@@ -102,7 +102,7 @@ class Agent:
                     await self._publisher.flush()
                     await end_all(*speaking)
             state = self._camera.state()
-            if state.capture == "failed" and self._camera.uri.is_recorded:
+            if state.capture == "failed" and self._camera.uri.is_recorded and not stop.is_set():
                 raise DeviceError(f"camera {self._camera.uri.text}: {state.reason}")
         except ExceptionGroup as group:
             raise _first(group) from None

@@ -89,6 +89,7 @@ class Camera:
         self.uri = CameraUri.parse(uri)
         opener(self.uri, csi_source)
         self._csi_source = csi_source
+        self._loops = self.uri.flag("loop")
         self._has_max_pace = self.uri.options.get("pace", "real") == "max"
         self._newest = Newest()
         self._stop = threading.Event()
@@ -98,6 +99,8 @@ class Camera:
         """When the camera was last opened, or recorded material's next frame was due; None while it waits for that."""
         self._late_s = 0.0
         """So late a live camera's frame may be at its own rate; 0 before that is known."""
+        self._media_s = 0.0
+        """When the next frame of recorded material is at the earliest: its clock goes on when it is opened again."""
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         """Ends the pause of the thread before it tries again; each thread has its own."""
@@ -238,7 +241,7 @@ class Camera:
                 if isinstance(error, Rejected) and not self._was_tried.is_set():
                     self._refusal = error
                     break
-                if self.uri.is_recorded:  # a file that is broken stays broken
+                if self.uri.is_recorded and not (self._loops and self._state.frames):  # what is broken stays broken; what has looped may again
                     self._set(capture="failed")
                     break
                 log.log(logging.DEBUG if attempt else logging.WARNING, "camera %s: %s; trying again", self.uri.text, error)
@@ -261,7 +264,7 @@ class Camera:
 
     def _read(self, source: Source) -> None:
         """Hands frames over until stopped or the material ends; raises DeviceError when the camera fails."""
-        due_s, media_s, has_begun = time.monotonic(), 0.0, False
+        due_s, media_s, from_s, has_begun = time.monotonic(), 0.0, self._media_s, False
         while self._is_ours:
             image = source.read()
             if image is None and not has_begun:
@@ -277,7 +280,9 @@ class Camera:
             if image is None or not self._is_ours:
                 return
             now_s = time.monotonic()
-            self._offer(image, now_s if source.media_s is None else source.media_s, now_s)
+            time_s = now_s if source.media_s is None else from_s + source.media_s
+            self._media_s = time_s + source.frame_s
+            self._offer(image, time_s, now_s)
             del image  # megabytes: whoever takes the frame has it now
 
     def _offer(self, image: Image, time_s: float, now_s: float) -> None:

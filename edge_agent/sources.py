@@ -99,9 +99,9 @@ class VideoSource:
             self._place_s = -self.frame_s
             ok, image = self._capture.read(buffer)
         if not ok:
-            if not self._is_recorded:
-                raise DeviceError("gives no more frames")
-            return None
+            if self._is_recorded and not self._loops:
+                return None
+            raise DeviceError("gives no more frames")
         if self._is_recorded:
             self._go_on()
         return image.astype(np.uint8, copy=False)
@@ -143,6 +143,8 @@ class ImagesSource:
                 if image is not None:
                     self.media_s = 0.0 if self.media_s is None else self.media_s + self.frame_s
                     return image
+        if self._loops:
+            raise DeviceError("holds no picture that can be read")
         return None
 
     def end(self) -> None:

@@ -258,6 +258,52 @@ def test_the_last_frame_is_shown_as_long_as_any(tmp_path: Path, running) -> None
     assert time.monotonic() - shown_s >= 0.5
 
 
+@pytest.mark.parametrize("happens", ["emptied", "deleted", "broken"])
+def test_a_looping_folder_is_looked_at_again(tmp_path: Path, running, monkeypatch: pytest.MonkeyPatch, happens: str) -> None:
+    monkeypatch.setattr(capture, "RESTART_CAP_S", 0.05)
+    folder, picture = tmp_path / "pictures", np.zeros((8, 8, 3), np.uint8)
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), picture)
+    camera = running(f"images:{folder}?fps=50&loop=1")
+    wait_until(lambda: camera.state().frames >= 3)
+    if happens == "broken":
+        (folder / "a.png").write_text("no picture")
+    else:
+        (folder / "a.png").unlink()
+    if happens == "deleted":
+        folder.rmdir()
+    wait_until(lambda: camera.state().capture == "failed")
+    reason = {"emptied": "holds no pictures", "deleted": "no such folder", "broken": "holds no picture that can be read"}[happens]
+    assert camera.state().reason.endswith(reason)
+    assert not camera.is_over
+    before = camera.take(5)
+    folder.mkdir(exist_ok=True)
+    cv2.imwrite(str(folder / "b.png"), picture)
+    after = camera.take(5)
+    assert after.time_s > before.time_s
+    wait_until(lambda: camera.state().capture == "ok")
+
+
+def test_a_looping_video_that_is_replaced_by_nothing_is_looked_at_again(video: Path, running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "RESTART_CAP_S", 0.05)
+    camera, whole = running(f"file:{video}?loop=1&pace=max"), video.read_bytes()
+    assert camera.take(5) is not None
+    video.write_text("no video")
+    while camera.state().capture != "failed":
+        camera.take(0.1)
+    assert camera.state().reason == "cannot be opened"
+    video.write_bytes(whole)
+    assert camera.take(5) is not None
+    assert camera.state().capture == "ok"
+
+
+def test_a_looping_folder_that_never_held_a_picture_fails_at_once(tmp_path: Path, running) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    camera = running(f"images:{tmp_path}?loop=1")
+    wait_until(lambda: camera.is_over)
+    assert (camera.state().capture, camera.state().reason) == ("failed", "holds no picture that can be read")
+
+
 def test_recorded_material_is_not_stalled_at_its_own_pace(video: Path, running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "STALLED_S", 0.1)
     cv2.imwrite(str(video.with_name("a.png")), np.zeros((8, 8, 3), np.uint8))

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from claims import write_claim
+from live import killed_at_last
 from rig import MOSQUITTO, ROOT, Mosquitto, free_port, missing
 
 from edge_agent.demo_scene import DemoScene
@@ -309,6 +310,23 @@ async def test_an_unreachable_network_camera_is_one_line(tmp_path: Path) -> None
     about_it = [line for line in said.decode().splitlines() if "protocol.link" not in line]
     assert len(about_it) == 1, about_it
     assert about_it[0].endswith("cannot be opened; trying again")
+
+
+async def test_a_looping_folder_that_cannot_be_read_is_tried_again_until_the_agent_is_stopped(folder: Path, tmp_path: Path) -> None:
+    variables = {"MASKFLEET_STATE_DIR": str(tmp_path), "MASKFLEET_BROKER__URL": f"mqtt://127.0.0.1:{free_port()}"}
+    command = (sys.executable, "-m", "edge_agent", "run", "--camera", f"images:{folder}?loop=1")
+    process = await asyncio.create_subprocess_exec(*command, env={**LOUD, **variables}, stderr=asyncio.subprocess.PIPE)
+    async with killed_at_last(process), asyncio.timeout(30):
+        while b"3 pictures at 5 fps" not in await process.stderr.readline():
+            pass
+        for picture in folder.iterdir():
+            picture.write_text("no picture")
+        while b"holds no picture that can be read; trying again" not in await process.stderr.readline():
+            pass
+        await asyncio.sleep(4)  # long enough to have failed
+        process.terminate()
+        await process.communicate()
+    assert process.returncode == 0
 
 
 def test_the_agent_needs_no_torch(folder: Path) -> None:
