@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from edge_agent.settings import FILE_VARIABLE, Settings, read_settings
-from protocol.errors import FleetError, Rejected, in_one_line, printable
+from protocol.errors import FleetError, Rejected, escaped, in_one_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="One mask camera.")
 
@@ -73,13 +73,13 @@ def infer(
                 _complain(result)
                 continue
             if isinstance(result, str):
-                typer.echo(printable(result), err=True)
+                typer.echo(escaped(result), err=True)
                 continue
             if as_json:
                 results.append(result)
                 continue
             faces = ", ".join(f"{face['label']} ({face['p_no_mask']:.2f})" for face in result["faces"])
-            print(printable(f"{result['file']} {result['frame']}: {faces or 'no face'}"))
+            print(escaped(f"{result['file']} {result['frame']}: {faces or 'no face'}"))
     if as_json:
         print(json.dumps({"results": results}))
     if failures:

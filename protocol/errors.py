@@ -1,5 +1,6 @@
 """The one tree of exceptions, split by what the caller can do next."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -10,6 +11,14 @@ from pydantic import ValidationError
 def printable(text: str) -> str:
     """The text with `?` for the bytes of a file's name that are no UTF-8: such a text can neither be printed nor sent."""
     return text.encode(errors="replace").decode()
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def escaped(text: str) -> str:
+    """The text, printable, with line breaks and other control characters as escapes: a file's name may hold them."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], printable(text))
 
 
 class FleetError(Exception):
@@ -79,9 +88,9 @@ def naming(what: object) -> Iterator[None]:
 def in_one_line(error: FleetError | OSError) -> str:
     """What a user is told of an error: of what the system refused, `file: what` where it names a file."""
     if not isinstance(error, OSError):
-        return str(error)
+        return escaped(str(error))
     what = error.strerror or str(error)
-    return f"{error.filename}: {what}" if error.filename else what
+    return escaped(f"{error.filename}: {what}" if error.filename else what)
 
 
 def one_line(error: ValidationError) -> str:

@@ -202,6 +202,25 @@ def test_infer_takes_names_that_are_no_text(folder: Path) -> None:
     ]
 
 
+def test_a_line_break_in_a_name_makes_no_second_line(tmp_path: Path) -> None:
+    folder = tmp_path / "a\nb"
+    folder.mkdir()
+    cv2.imwrite(str(tmp_path / "ok.png"), np.full((200, 300, 3), 90, np.uint8))
+    (tmp_path / "ok.png").rename(folder / "it's fine\r\x1b.png")
+    (folder / "broken\u2028.png").write_text("no picture")
+    (folder / "notes\n.txt").write_text("words")
+    shown = str(folder).replace("\n", r"\n")
+    done = agent("infer", folder, folder / "\n.png")
+    assert done.stdout == rf"{shown}/it's fine\r\x1b.png 0: no face" + "\n"
+    assert done.stderr.splitlines() == [
+        f"{shown}: files passed over, named neither like pictures nor like videos: 1",
+        rf"error: {shown}/broken\u2028.png: not a readable picture",
+        rf"error: {shown}/\n.png: no such file or folder",
+    ]
+    (result,) = json.loads(agent("infer", folder, "--json").stdout)["results"]
+    assert result["file"] == str(folder / "it's fine\r\x1b.png")
+
+
 def test_infer_for_people(folder: Path) -> None:
     done = agent("infer", folder / "bare.jpg", folder / "nobody.jpg")
     assert "bare.jpg 0: without_mask (" in done.stdout
