@@ -7,9 +7,10 @@ from typing import Any
 
 import cv2
 
+from edge_agent.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Found, files_in, is_cut, read_picture, too_large
 from edge_agent.load import Eyes
 from edge_agent.scene import Frame, Image, Reading
-from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Found, files_in, is_cut, open_video, read_picture, too_large
+from edge_agent.sources import open_video
 from protocol.errors import DeviceError, Reason, Rejected, in_one_line
 
 

@@ -8,7 +8,8 @@ from claims import write_claim
 from timed_video import write_timed
 
 from edge_agent.camera_uri import CameraUri
-from edge_agent.sources import PICTURE_SUFFIXES, VIDEO_SUFFIXES, files_in, is_cut, open_source, open_video, opener, read_picture
+from edge_agent.files import PICTURE_SUFFIXES, VIDEO_SUFFIXES, files_in, is_cut, read_picture
+from edge_agent.sources import open_source, open_video, opener
 from protocol.errors import DeviceError, Reason, Rejected
 
 
