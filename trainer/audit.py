@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from trainer import phash
-from trainer.data import SPLITS, decode, pictures_in, read_index, resize
+from trainer.data import SPLITS, decode, pictures_in, read_index, resize, uneven
 from trainer.models import INPUT_PX, LABELS
 
 
@@ -53,6 +53,8 @@ class Audit:
     """Pictures by split and source, for each class."""
     classes: tuple[dict[str, Any], ...]
     """Median size and sharpness by split and class: what a network could learn instead of masks."""
+    uneven: str
+    """A line when one class has many more training pictures than the other."""
 
     def as_document(self) -> dict[str, Any]:
         """The audit as a JSON document."""
@@ -85,6 +87,7 @@ def audit(data: Path) -> Audit:
         contradictions=tuple(Pair(a.file, b.file, bits) for a, b, bits in pairs if a.label != b.label),
         table=tuple(_table(seen)),
         classes=tuple(_classes(seen)),
+        uneven=uneven(np.array([LABELS.index(s.label) for s in seen if s.split in {"train", ""}])),
     )
 
 

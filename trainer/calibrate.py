@@ -10,7 +10,7 @@ from torch import Tensor
 COST_OF_MISS = 5.0
 """A missed bare face costs as much as this many false alarms."""
 MASKED_PER_BARE = 2.0
-"""Where masks are asked for, most faces wear one; networks are trained on as many bare ones."""
+"""Where masks are asked for, most faces wear one; networks are taught and calibrated as if as many were bare."""
 UNSURE_HALF_LOGIT = 0.8
 """Half the width of the unsure band around the threshold, in log-odds."""
 TEMPERATURES = (0.05, 20.0)
@@ -21,15 +21,19 @@ a tenth hardly moves the temperature of a network that errs."""
 
 
 def temperature(logits_N2: Tensor, classes_N: NDArray[np.int64]) -> float:
-    """The divisor of the logits that makes their probabilities fit the classes best (Guo et al., 2017); one of TEMPERATURES at the ends."""
+    """The divisor of the logits that makes their probabilities fit the classes best (Guo et al., 2017); one of TEMPERATURES at the ends.
+
+    Each class counts as much as the other, however many pictures it has.
+    """
     margins_N = (logits_N2[:, 1] - logits_N2[:, 0]).detach().double()
     is_second_N = torch.from_numpy(classes_N == 1)
     counts_N = torch.where(is_second_N, is_second_N.sum(), (~is_second_N).sum())
     targets_N = (DOUBT + counts_N * is_second_N) / (counts_N + 2 * DOUBT)
+    weights_N = len(counts_N) / 2 / counts_N
     low, high = TEMPERATURES
     for _ in range(40):  # the cross-entropy is convex in 1 / T: where its slope changes sign, it is least
         middle = math.sqrt(low * high)
-        slope = (margins_N * ((margins_N / middle).sigmoid() - targets_N)).sum()
+        slope = (weights_N * margins_N * ((margins_N / middle).sigmoid() - targets_N)).sum()
         low, high = (low, middle) if slope < 0 else (middle, high)
     return high
 

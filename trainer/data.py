@@ -17,6 +17,8 @@ NO_FACE = -1
 """Stands for a class where a picture shows no face at all, so neither class is right."""
 SPLITS = ("train", "val", "test")
 """Folders that one data folder is made of, and has one index for."""
+UNEVEN = 2.0
+"""From more than so many pictures of one class for each of the other on, that is said."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
@@ -63,6 +65,14 @@ def join(parts: list[Pictures]) -> Pictures:
         sources=tuple(source for part in parts for source in part.sources),
         unreadable=tuple(file for part in parts for file in part.unreadable),
     )
+
+
+def uneven(classes_N: NDArray[np.int64]) -> str:
+    """One line when one class has many more training pictures than the other, else nothing."""
+    (n_few, few), (n_many, many) = sorted((int((classes_N == number).sum()), label) for number, label in enumerate(LABELS))
+    if n_many <= UNEVEN * n_few:
+        return ""
+    return f"{n_many:,} pictures of {many} and {n_few:,} of {few} to learn from: both classes count alike, but more of {few} would teach more"
 
 
 def read_folder(folder: Path) -> Pictures:

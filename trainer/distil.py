@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.models import Network, prepare
-from trainer.train import Objective
+from trainer.train import Objective, label_loss
 
 TEACHER_BATCH = 16
 """Pictures that the teacher looks at together: its features then stay in the processor's cache."""
@@ -27,11 +27,12 @@ class Teaching:
     label_smoothing: float = 0.02
 
 
-def distillation(teacher: Network, teaching: Teaching) -> Objective:
+def distillation(teacher: Network, teaching: Teaching, log_counts_2: Tensor) -> Objective:
     """The objective of learning from a teacher, which sees the very pictures that the student sees.
 
     Softened answers: Kullback-Leibler divergence at temperature T, times T squared (Hinton et al., 2015). Features:
     the similarities of a batch's pictures to each other, which need no common width (after Tung and Mori, 2019).
+    Labels: `label_loss`.
     """
     teacher = copy.deepcopy(teacher).eval().requires_grad_(requires_grad=False)
 
@@ -40,7 +41,7 @@ def distillation(teacher: Network, teaching: Teaching) -> Objective:
         logits_N2 = network.judge(features_NC).float()
         taught_NC, taught_N2 = _ask(teacher, images_NHWC)
         soft = soft_loss(logits_N2, taught_N2, teaching.temperature)
-        hard = F.cross_entropy(logits_N2, classes_N, label_smoothing=teaching.label_smoothing)
+        hard = label_loss(logits_N2, classes_N, teaching.label_smoothing, log_counts_2)
         loss = teaching.soft_share * soft + (1 - teaching.soft_share) * hard
         if teaching.feature_weight:
             loss = loss + teaching.feature_weight * feature_loss(features_NC.float(), taught_NC)
@@ -49,13 +50,15 @@ def distillation(teacher: Network, teaching: Teaching) -> Objective:
     return objective
 
 
-def told(teaching: Teaching) -> Objective:
+def told(teaching: Teaching, log_counts_2: Tensor) -> Objective:
     """The objective of learning from labelled views: what the teacher said of a picture, softened, beside its class."""
 
     def objective(network: Network, images_NHWC: Tensor, told_N2: Tensor, classes_N: Tensor) -> Tensor:
         logits_N2 = network(prepare(images_NHWC, network.architecture.input_px)).float()
         soft = soft_loss(logits_N2, told_N2.clamp(min=LEAST).log(), teaching.temperature)
-        hard = F.cross_entropy(logits_N2, classes_N, label_smoothing=teaching.label_smoothing)
+        # Half and half is said of no face: its class is drawn, whatever the counts of faces are.
+        is_face_N1 = told_N2[:, :1] != told_N2[:, 1:]
+        hard = label_loss(logits_N2, classes_N, teaching.label_smoothing, log_counts_2 * is_face_N1)
         return teaching.soft_share * soft + (1 - teaching.soft_share) * hard
 
     return objective

@@ -19,7 +19,7 @@ from trainer.models import ARCHITECTURES, Architecture, MaskNet, Network
 from trainer.prune import prune_in_steps, pruned
 from trainer.runs import Lineage
 from trainer.splits import Splits, apart, without_source
-from trainer.train import Epoch, Recipe, fit, predict
+from trainer.train import Epoch, Recipe, fit, log_counts, predict
 
 PREDICTIONS_FILE = "predictions.csv"
 FINE_TUNING_RATE = 1e-3
@@ -102,7 +102,7 @@ def run(job: Job, splits: Splits, data: Path, folder: Path) -> Iterator[Epoch]:
     teacher = runs.load(folder / job.lineage.teacher)[1] if job.lineage.teacher else None
     torch.manual_seed(job.recipe.seed)
     network = backbone.fresh(config.architecture)
-    objective = _objective(job, teacher)
+    objective = _objective(job, teacher, splits.train)
     labelled = _labelled(job, teacher, all_pictures, rows, folder)
     cuts = _cuts(job, folder)
 
@@ -164,13 +164,13 @@ def _parts(epochs: int, steps: int) -> list[int]:
     return [epochs * (step + 1) // steps - epochs * step // steps for step in range(steps)]
 
 
-def _objective(job: Job, teacher: Network | None) -> Callable[..., torch.Tensor] | None:
+def _objective(job: Job, teacher: Network | None, train: Pictures) -> Callable[..., torch.Tensor] | None:
     if teacher is None:
         return None
     teaching = Teaching(feature_weight=1.0 if job.lineage.features else 0.0, label_smoothing=job.recipe.label_smoothing)
     if job.lineage.views:
-        return told(teaching)
-    return distillation(teacher, teaching)
+        return told(teaching, log_counts(train.classes_N))
+    return distillation(teacher, teaching, log_counts(train.classes_N))
 
 
 def learned_from(job: Job, splits: Splits) -> Pictures:

@@ -48,6 +48,8 @@ def audit(data: Data, as_json: Json = False) -> None:
     show(found.as_document(), list(found.table), as_json)
     if not as_json:
         show({}, list(found.classes), as_json=False)
+        if found.uneven:
+            out.print(found.uneven, soft_wrap=True)
         for name in ("unreadable", "duplicates", "leaks", "contradictions"):
             rows = getattr(found, name)
             out.print(f"{name}: {len(rows)}")
@@ -243,6 +245,7 @@ def report(
 def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, runs: Path) -> None:
     """Makes a run unless it is finished, and says in one line how that ended."""
     from trainer import job, results, splits
+    from trainer.data import uneven
     from trainer.folder import alone
 
     pictures = splits.read(data)
@@ -251,10 +254,12 @@ def make(name: str, architecture: str, recipe: Any, lineage: Any, data: Path, ru
     one = job.with_held_out(job.Job(name, architecture, recipe, lineage), pictures, runs)
     if one.lineage.held_out != lineage.held_out:
         err.print(f"{name}: learns nothing from {one.lineage.held_out}, for what it comes from did not", soft_wrap=True)
-    if held_out := one.lineage.held_out:
-        fold = splits.without_source(pictures, held_out)
-        if fold.too_near:
-            err.print(f"left out, for they look like pictures of {held_out}: {fold.too_near} of other sources", soft_wrap=True)
+    held_out = one.lineage.held_out
+    shown = splits.without_source(pictures, held_out) if held_out else pictures
+    if shown.too_near:
+        err.print(f"left out, for they look like pictures of {held_out}: {shown.too_near} of other sources", soft_wrap=True)
+    if line := uneven(shown.train.classes_N):
+        err.print(line, soft_wrap=True)
     (runs / name).mkdir(parents=True, exist_ok=True)
     with alone(runs / name / ".lock"):  # the same command beside this one waits, and finds the run finished
         if job.is_made(one, pictures, data, runs):

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
@@ -16,8 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from protocol.errors import DeviceError
 from trainer.augment import augment
-from trainer.data import Pictures
-from trainer.models import Network, prepare
+from trainer.data import NO_FACE, Pictures
+from trainer.models import LABELS, Network, prepare
 from trainer.views import Views
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -62,11 +63,11 @@ def fit(
     """Trains `network` in place, one yielded Epoch at a time; when it ends the network holds averaged weights, the best or the last.
 
     AdamW, one learning-rate cycle, and an exponential moving average of the weights; the average is what is
-    scored on `val` (by accuracy, then by loss). The objective is cross-entropy unless another is given;
+    scored on `val` (by the mean recall of both classes, then by loss). The objective is cross-entropy unless another is given;
     pictures are augmented anew each time they are seen, unless labelled `views` of them are given.
     Raises DeviceError when the loss is no longer a number.
     """
-    objective = objective or cross_entropy(recipe.label_smoothing)
+    objective = objective or cross_entropy(recipe.label_smoothing, log_counts(train.classes_N))
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,7 +79,7 @@ def fit(
     steps = max(1, (len(views.rows_R) if views else len(train)) // recipe.batch)
     total_steps = max(4, recipe.epochs * steps)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=total_steps, pct_start=max(0.2, 2 / total_steps))
-    best_score, best_weights = (-1.0, 0.0), copy.deepcopy(network.state_dict())
+    best_score, best_weights = (-1, 0.0), copy.deepcopy(network.state_dict())
     for number in range(1, recipe.epochs + 1):
         network.train()
         total = 0.0
@@ -94,24 +95,51 @@ def fit(
             average.update_parameters(network)
             total += loss.item()
         logits_N2 = predict(averaged, val)
-        accuracy = float((logits_N2.argmax(1).numpy() == val.classes_N).mean())
-        val_loss = float(F.cross_entropy(logits_N2, torch.from_numpy(val.classes_N)))
-        is_best = (accuracy, -val_loss) > best_score
+        is_right_N = logits_N2.argmax(1).numpy() == val.classes_N
+        accuracy = float(is_right_N.mean())
+        val_loss = float(F.cross_entropy(logits_N2, torch.from_numpy(val.classes_N), weight=(-log_counts(val.classes_N)).exp()))
+        score = (_rightness(is_right_N, val.classes_N), -val_loss)
+        is_best = score > best_score
         if is_best:
-            best_score, best_weights = (accuracy, -val_loss), copy.deepcopy(averaged.state_dict())
+            best_score, best_weights = score, copy.deepcopy(averaged.state_dict())
         yield Epoch(number, total / steps, val_loss, accuracy, is_best)
     network.load_state_dict(averaged.state_dict() if recipe.keeps_last else best_weights)
     network.eval()
 
 
-def cross_entropy(label_smoothing: float) -> Objective:
+def log_counts(classes_N: NDArray[np.int64]) -> Tensor:
+    """The logarithm [2] of how many pictures each class has, in units of their mean: exactly 0 where both have as many."""
+    counts_2 = torch.bincount(torch.from_numpy(classes_N[classes_N != NO_FACE]), minlength=len(LABELS)).float()
+    return (counts_2 / counts_2.mean()).log()
+
+
+def label_loss(logits_N2: Tensor, classes_N: Tensor, label_smoothing: float, log_counts_2: Tensor) -> Tensor:
+    """Cross-entropy in which both classes count alike, however many pictures they have.
+
+    The logarithms of the counts are added to the logits while learning (Menon et al., 2020), and so explain what comes of the
+    counts: what a network says of a face is then as if both classes were as likely, which is what the threshold takes them for.
+    What smoothing takes off a label is given to the classes by their counts, so that it makes both of them less sure alike.
+    With as many pictures of each this is torch's cross-entropy, to the bit.
+    """
+    log_p_N2 = (logits_N2 + log_counts_2).log_softmax(1)
+    smooth_N = -(log_p_N2 * log_counts_2.exp()).sum(1)
+    return F.nll_loss(log_p_N2, classes_N) * (1 - label_smoothing) + smooth_N.mean() * (label_smoothing / len(LABELS))
+
+
+def cross_entropy(label_smoothing: float, log_counts_2: Tensor) -> Objective:
     """The objective of learning from labels alone."""
 
     def objective(network: Network, images_NHWC: Tensor, classes_N: Tensor) -> Tensor:
         logits_N2 = network(prepare(images_NHWC, network.architecture.input_px))
-        return F.cross_entropy(logits_N2.float(), classes_N, label_smoothing=label_smoothing)
+        return label_loss(logits_N2.float(), classes_N, label_smoothing, log_counts_2)
 
     return objective
+
+
+def _rightness(is_right_N: NDArray[np.bool_], classes_N: NDArray[np.int64]) -> int:
+    """Grows with the mean recall of both classes; a whole number, so that equal ones are equal."""
+    is_first_N = classes_N == 0
+    return int((is_right_N & is_first_N).sum() * (~is_first_N).sum() + (is_right_N & ~is_first_N).sum() * is_first_N.sum())
 
 
 def _moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:

@@ -96,6 +96,14 @@ def test_a_network_without_an_error_is_sure_within_reason(scale: float, n: int) 
     assert 0.01 / n < error < 1 / n
 
 
+@pytest.mark.parametrize("copies", [2, 50])
+def test_a_class_of_many_pictures_says_no_more_of_the_temperature(copies: int) -> None:
+    logits, classes = drawn(0.7, 1.5)
+    logits[classes == 1] *= 1.5  # the classes want different ones
+    many = np.concatenate([np.arange(len(classes)), np.repeat(np.flatnonzero(classes == 0), copies - 1)])
+    assert calibrate.temperature(logits[many], classes[many]) == pytest.approx(calibrate.temperature(logits, classes), rel=0.001)
+
+
 @given(st.lists(st.tuples(st.floats(width=32), st.floats(width=32), st.integers(0, 1)), min_size=1, max_size=20))
 def test_every_temperature_is_one_to_divide_by(answers: list[tuple[float, float, int]]) -> None:
     logits, classes = torch.tensor([answer[:2] for answer in answers]), np.array([answer[2] for answer in answers])

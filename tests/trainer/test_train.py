@@ -21,8 +21,8 @@ from protocol.errors import DeviceError, Rejected
 from protocol.release import Manifest
 from trainer import export, measure, results, runs, runtimes
 from trainer.data import read_folder
-from trainer.models import ARCHITECTURES, MaskNet, normalise
-from trainer.train import Recipe, batches, fit, predict
+from trainer.models import ARCHITECTURES, MaskNet, normalise, prepare
+from trainer.train import Recipe, batches, cross_entropy, fit, label_loss, log_counts, predict
 
 RECIPE = Recipe(epochs=4, batch=16, learning_rate=0.01, ema_decay=0.5)
 
@@ -87,6 +87,80 @@ def test_the_same_seed_gives_the_same_weights(data_folder: Path) -> None:
         list(fit(own, train, val, Recipe(epochs=2, batch=16, ema_decay=0.5)))
         weights.append(own.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_even_classes_learn_as_if_nobody_counted(data_folder: Path) -> None:
+    """To the bit: nothing is added to the logits, and nothing weighs anything."""
+    train, val = read_folder(data_folder / "train"), read_folder(data_folder / "val")
+    assert log_counts(train.classes_N).tolist() == [0, 0]
+
+    def plain(own: MaskNet, images_NHWC: torch.Tensor, classes_N: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(own(prepare(images_NHWC, 128)).float(), classes_N, label_smoothing=RECIPE.label_smoothing)
+
+    found = []
+    for objective in (None, plain):
+        own = network()
+        epochs = list(fit(own, train, val, RECIPE, objective))
+        found.append((epochs, {name: tensor.tolist() for name, tensor in own.state_dict().items()}))
+        loss = float(torch.nn.functional.cross_entropy(predict(own, val), torch.from_numpy(val.classes_N)))
+        assert loss == next(epoch.val_loss for epoch in reversed(epochs) if epoch.is_best)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("masked", "bare"), [(8, 1), (1, 8)])
+def test_of_uneven_classes_neither_is_likelier_before_a_face_is_seen(masked: int, bare: int) -> None:
+    own, classes = network().eval(), np.repeat([0, 1], [masked, bare])
+    with torch.no_grad():
+        own.classifier.weight.zero_()
+        own.classifier.bias.zero_()
+    images = torch.zeros(len(classes), 128, 128, 3, dtype=torch.uint8)
+    for counts, pushes in ((log_counts(classes), False), (torch.zeros(2), True)):
+        own.zero_grad()
+        cross_entropy(0.0, counts)(own, images, torch.from_numpy(classes)).backward()
+        assert bool(own.classifier.bias.grad.abs().max() > 1e-6) is pushes
+
+
+def test_smoothed_labels_of_uneven_classes_make_neither_of_them_doubted() -> None:
+    """Of 50 to 1, smoothing that is blind to the counts would push a face back that is masked at p(bare) 0.05."""
+    counts = log_counts(np.repeat([0, 1], [50, 1]))
+    for logits, label in (([1.5, -1.5], 0), ([-1.5, 1.5], 1)):
+        answer = torch.tensor([logits], requires_grad=True)
+        label_loss(answer, torch.tensor([label]), 0.02, counts).backward()
+        assert answer.grad[0, label] < 0, "surer is better still"
+    sure = torch.tensor([[6.0, -6.0]], requires_grad=True)
+    label_loss(sure, torch.tensor([0]), 0.02, counts).backward()
+    assert sure.grad[0, 0] > 0, "too sure"
+
+
+class Scripted(MaskNet):
+    """Answers `val` in each epoch as it was told to."""
+
+    says = iter(())
+
+    def forward(self, images_NCHW):
+        return super().forward(images_NCHW) if self.training else torch.nn.functional.one_hot(torch.tensor(next(Scripted.says)), 2).float()
+
+
+def test_the_best_epoch_is_the_one_that_is_right_on_both_classes(data_folder: Path) -> None:
+    """Of 10 masked faces and 2 bare ones: accuracy would keep who calls all of them masked."""
+    train, val = read_folder(data_folder / "train"), read_folder(data_folder / "val")
+    Scripted.says = iter([[0] * 12, [1] * 3 + [0] * 7 + [1] * 2, [0] * 11 + [1]])
+    uneven = val.select(np.array([*range(10), 24, 25]))
+    epochs = list(fit(Scripted(ARCHITECTURES["door-small"]), train, uneven, replace(RECIPE, epochs=3)))
+    assert [epoch.is_best for epoch in epochs] == [True, True, False]
+    assert epochs[1].val_accuracy < epochs[0].val_accuracy < epochs[2].val_accuracy
+
+
+def test_uneven_classes_are_told_in_one_line(data_folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(data_folder, tmp_path / "data"))
+    arguments = ("train", copy, "--architecture", "small", "--epochs", 1, "--runs", tmp_path / "runs")
+    assert "to learn from" not in trainer(*arguments, "--name", "even").stderr
+    for path in sorted((copy / "train" / "without_mask").iterdir())[23:]:
+        path.unlink()
+    done = trainer(*arguments, "--name", "uneven")
+    assert done.returncode == 0, done.stderr
+    assert "48 pictures of with_mask and 23 of without_mask to learn from" in done.stderr
+    assert "48 pictures of with_mask and 23 of without_mask to learn from" in trainer("audit", copy).stdout
 
 
 def test_batches_show_each_picture_once(data_folder: Path) -> None:

@@ -135,10 +135,22 @@ def test_a_student_that_agrees_with_teacher_and_classes_costs_nothing() -> None:
     images = torch.zeros(2, 128, 128, 3, dtype=torch.uint8)
     images[0, ..., 0], images[1, ..., 1] = 255, 255
     network, sure = Certain(ARCHITECTURES["door-small"]), torch.eye(2)
-    objective = told(Teaching(label_smoothing=0.0))
+    objective = told(Teaching(label_smoothing=0.0), torch.zeros(2))
     right = float(objective(network, images, sure, torch.tensor([0, 1])))
     assert right < 0.5 < float(objective(network, images, sure.flip(0), torch.tensor([0, 1])))
     assert right < 3 < float(objective(network, images, sure, torch.tensor([1, 0])))
+
+
+def test_what_is_no_face_stays_half_and_half_however_uneven_the_faces_are() -> None:
+    network, counts = MaskNet(ARCHITECTURES["door-small"]).eval(), torch.tensor([1.6, 0.4]).log()
+    torch.nn.init.zeros_(network.classifier.weight)
+    torch.nn.init.zeros_(network.classifier.bias)
+    objective, images = told(Teaching(soft_share=0.0, label_smoothing=0.0), counts), torch.zeros(10, 128, 128, 3, dtype=torch.uint8)
+    half, sure = torch.full((10, 2), 0.5), torch.tensor([[0.9, 0.1]]).expand(10, 2)
+    for said, classes in ((half, [0, 1] * 5), (sure, [0, 0, 0, 0, 1] * 2)):
+        network.zero_grad()
+        objective(network, images, said, torch.tensor(classes)).backward()
+        assert network.classifier.bias.grad.abs().max() < 1e-6
 
 
 def test_a_job_learns_from_labelled_views_without_what_is_held_out(tmp_path: Path) -> None:
