@@ -134,9 +134,12 @@ def evaluate(
     incorrect_NHWC = read_incorrect(data)
     if len(incorrect_NHWC):
         report[INCORRECT] = {"n": len(incorrect_NHWC), "called_without_mask": float((p_of(incorrect_NHWC) >= manifest.threshold).mean())}
-    shown = ("n", "accuracy", "accuracy_low", "accuracy_high", "recall_with_mask", "recall_without_mask", "ece", "auroc")
+    recalls = ("recall_with_mask", "recall_without_mask", "surely_bare_with_mask", "surely_bare_without_mask")
+    shown = ("n", "accuracy", "accuracy_low", "accuracy_high", *recalls, "ece", "auroc")
     rows = [{"data": name, **{key: row[key] for key in shown}} for name, row in evaluator.named(report, "all").items()]
     show(report, rows, as_json)
+    if not as_json:
+        out.print(f"surely bare: p(without_mask) is {evaluator.SURE_P} at least, as an agent's bare votes must be on average to open an incident")
     if INCORRECT in report and not as_json:
         out.print(f"{INCORRECT}: {report[INCORRECT]['n']}, of which {report[INCORRECT]['called_without_mask']:.1%} are called bare")
     for file in report["unreadable"]:

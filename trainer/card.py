@@ -1,6 +1,7 @@
 """The model card: what a release is, what it was trained on, and what it was measured to do."""
 
 from protocol.release import Manifest
+from trainer.evaluate import SURE_P
 
 LICENCES = {
     "andrewmvd-853": "Kaggle andrewmvd/face-mask-detection, CC0 1.0 as stated there; photographs collected from the web",
@@ -15,8 +16,12 @@ def licence(source: str) -> str:
     return LICENCES.get(source, "not stated")
 
 
-def card(manifest: Manifest, held_out: str) -> str:
-    """The card as Markdown; `held_out` is the source that the run was not shown, if there is one."""
+def card(manifest: Manifest, held_out: str, surely_bare: dict[str, tuple[float | None, float | None]]) -> str:
+    """The card as Markdown.
+
+    `held_out` is the source that the run was not shown, if there is one; `surely_bare` the shares of the masked and of the bare
+    faces of each data set that are bare surely enough for an alert.
+    """
     a = manifest.architecture
     lines = [
         f"# {manifest.name} {manifest.version}",
@@ -36,14 +41,17 @@ def card(manifest: Manifest, held_out: str) -> str:
         "",
         "## Measured",
         "",
-        "Pictures that were neither trained on nor used to choose, with the 95 % Wilson interval.",
+        "Pictures that were neither trained on nor used to choose, with the 95 % Wilson interval. An agent opens an incident",
+        f"only where the bare votes have a mean p(without_mask) of {SURE_P} at least: the last columns are the faces with so much.",
         "",
-        "| data set | pictures | accuracy | masked recall | bare recall |",
-        "|---|---:|---:|---:|---:|",
+        f"| data set | pictures | accuracy | masked recall | bare recall | bare from {SURE_P} on | masked from {SURE_P} on |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, s in manifest.scores.items():
         accuracy = f"{s.accuracy:.1%} ({s.accuracy_low:.1%} to {s.accuracy_high:.1%})"
-        lines.append(f"| {name} | {s.n} | {accuracy} | {_share(s.recall_with_mask)} | {_share(s.recall_without_mask)} |")
+        masked, bare = surely_bare.get(name, (None, None))
+        shares = (s.recall_with_mask, s.recall_without_mask, bare, masked)
+        lines.append(f"| {name} | {s.n} | {accuracy} | {' | '.join(map(_share, shares))} |")
     lines += ["", "## Trained on", "", "| data set | pictures | licence, as far as known |", "|---|---:|---|"]
     lines += [f"| {s.name} | {s.pictures} | {s.licence} |" for s in manifest.sources]
     lines += [

@@ -11,6 +11,8 @@ from trainer.data import Pictures
 from trainer.models import LABELS
 
 WITHOUT_MASK = LABELS.index("without_mask")
+SURE_P = 0.9
+"""An agent opens an incident only where the mean p(without_mask) of its bare votes is at least this (its `decide.least_p`)."""
 Z_95 = 1.959964
 
 
@@ -26,6 +28,10 @@ class Scores:
     recall_with_mask: float | None
     """None where the set holds no such face."""
     recall_without_mask: float | None
+    surely_bare_with_mask: float | None
+    """Share of the masked faces with a p(without_mask) of at least SURE_P: what could be a false alert."""
+    surely_bare_without_mask: float | None
+    """The same of the bare faces: those that can be alerted of."""
     ece: float
     """Expected calibration error over 15 equal bins of confidence."""
     auroc: float | None
@@ -37,7 +43,7 @@ def score(p_no_mask_N: NDArray[np.float64], classes_N: NDArray[np.int64], thresh
     """Scores of p(without_mask) against the true classes, deciding `without_mask` from `threshold` on."""
     is_bare = classes_N == WITHOUT_MASK
     says_bare = p_no_mask_N >= threshold
-    is_right = says_bare == is_bare
+    is_right, is_sure = says_bare == is_bare, p_no_mask_N >= SURE_P
     low, high = wilson(int(is_right.sum()), len(is_right))
     return Scores(
         n=len(classes_N),
@@ -46,6 +52,8 @@ def score(p_no_mask_N: NDArray[np.float64], classes_N: NDArray[np.int64], thresh
         accuracy_high=high,
         recall_with_mask=float(is_right[~is_bare].mean()) if (~is_bare).any() else None,
         recall_without_mask=float(is_right[is_bare].mean()) if is_bare.any() else None,
+        surely_bare_with_mask=float(is_sure[~is_bare].mean()) if (~is_bare).any() else None,
+        surely_bare_without_mask=float(is_sure[is_bare].mean()) if is_bare.any() else None,
         ece=calibration_error(p_no_mask_N, is_bare),
         auroc=auroc(p_no_mask_N, is_bare),
         threshold=threshold,

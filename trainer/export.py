@@ -72,7 +72,7 @@ def export(config: Config, network: MaskNet, results: Results, version: str, fol
     model = to_file(deployed)
     check_parity(deployed, model)
     manifest = describe(config, network, results, version, model, golden(model, config.architecture.input_px))
-    write(manifest, model, folder, config.lineage.held_out)
+    write(manifest, model, folder, config.lineage.held_out, results)
     return Release(manifest, model)
 
 
@@ -107,10 +107,10 @@ def describe(config: Config, network: MaskNet, results: Results, version: str, m
     )
 
 
-def write(manifest: Manifest, model: bytes, folder: Path, held_out: str) -> None:
+def write(manifest: Manifest, model: bytes, folder: Path, held_out: str, results: Results) -> None:
     """Writes a release folder; the manifest goes last, for a folder without one is no release. Raises Rejected over a signed one."""
     make_release_folder(folder)
-    text = card(manifest, held_out).encode()
+    text = card(manifest, held_out, results.surely_bare).encode()
     for name, data in ((release.MODEL_FILE, model), (release.CARD_FILE, text), (release.MANIFEST_FILE, manifest.encode())):
         write_whole(folder / name, data)
 

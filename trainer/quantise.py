@@ -111,10 +111,10 @@ def make(config: Config, network: MaskNet, found: Results, splits: Splits, versi
     if compared.is_kept:
         if len(splits.test):
             p_test = export.answers(small, _at(splits.test, px))[:, WITHOUT_MASK].astype(float)
-            own = replace(own, scores=results.scores(p_test, splits.test, own.threshold))
+            own = results.scored(own, p_test, splits.test)
         golden = export.golden(small, px, TOLERANCE)
         manifest = export.describe(replace(config, name=f"{config.name}-int8"), network, own, version, small, golden)
-        export.write(manifest, small, folder, config.lineage.held_out)
+        export.write(manifest, small, folder, config.lineage.held_out, own)
     return compared
 
 

@@ -1,7 +1,7 @@
 """What a finished network is found to be: its calibration on `val`, and its scores on `test`, kept with the run."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ class Results:
     unsure: tuple[float, float]
     scores: dict[str, Score]
     """By data set: `test`, and each source in it."""
+    surely_bare: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """By data set: the shares of the masked and of the bare faces that are bare surely enough for an alert; empty in older runs."""
 
 
 def find(network: Network, val: Pictures, test: Pictures | None) -> Results:
@@ -39,14 +41,18 @@ def find(network: Network, val: Pictures, test: Pictures | None) -> Results:
     logits = predict(network, shown)
     temperature = round(calibrate.temperature(logits, shown.classes_N), 4)
     threshold = calibrate.threshold()
-    found = scores(p_no_mask(predict(network, test), temperature), test, threshold) if test is not None else {}
-    return Results(temperature, threshold, calibrate.unsure_band(threshold), found)
+    found = Results(temperature, threshold, calibrate.unsure_band(threshold), {})
+    return scored(found, p_no_mask(predict(network, test), temperature), test) if test is not None else found
 
 
-def scores(p_no_mask_N: np.ndarray, test: Pictures, threshold: float) -> dict[str, Score]:
-    """What a manifest says of a test: in all, and of each source."""
-    report = evaluate.report(p_no_mask_N, test, threshold)
-    return {name: Score.model_validate(row) for name, row in evaluate.named(report, "test").items()}
+def scored(found: Results, p_no_mask_N: np.ndarray, test: Pictures) -> Results:
+    """The results with what a manifest and a card say of a test: in all, and of each source."""
+    rows = evaluate.named(evaluate.report(p_no_mask_N, test, found.threshold), "test")
+    return replace(
+        found,
+        scores={name: Score.model_validate(row) for name, row in rows.items()},
+        surely_bare={name: (row["surely_bare_with_mask"], row["surely_bare_without_mask"]) for name, row in rows.items()},
+    )
 
 
 def p_no_mask(logits_N2: Tensor, temperature: float) -> np.ndarray:
@@ -66,6 +72,7 @@ def load(folder: Path) -> Results:
     try:
         raw = json.loads((folder / RESULTS_FILE).read_bytes())
         read = {name: Score.model_validate(row) for name, row in raw["scores"].items()}
-        return Results(raw["temperature"], raw["threshold"], (raw["unsure"][0], raw["unsure"][1]), read)
+        surely_bare = {name: (row[0], row[1]) for name, row in raw.get("surely_bare", {}).items()}
+        return Results(raw["temperature"], raw["threshold"], (raw["unsure"][0], raw["unsure"][1]), read, surely_bare)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise Rejected(Reason.BAD_INPUT, f"{folder}: no readable {RESULTS_FILE}; is the run finished? ({type(error).__name__})") from None

@@ -1,4 +1,6 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.decide import Rules
 from trainer import calibrate
 from trainer.data import Pictures
-from trainer.evaluate import auroc, calibration_error, named, report, score, wilson
-from trainer.results import scores
+from trainer.evaluate import SURE_P, auroc, calibration_error, named, report, score, wilson
+from trainer.results import Results, load, save, scored
 
 
 def test_wilson_is_the_textbooks() -> None:
@@ -35,6 +38,25 @@ def test_scores_of_a_known_case() -> None:
     assert score(p, classes, threshold=0.35).recall_without_mask == 1.0
 
 
+def test_surely_bare_is_what_an_agent_alerts_of() -> None:
+    assert Rules().least_p == SURE_P
+    found = score(np.array([0.1, 0.9, 0.89, 0.4, 0.95]), np.array([0, 0, 1, 1, 1]), threshold=0.3)
+    assert (found.surely_bare_with_mask, found.surely_bare_without_mask) == (0.5, pytest.approx(1 / 3))
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """And those of before, which knew of no sureness."""
+    pictures = Pictures(np.zeros((3, 1, 1, 3), np.uint8), np.array([0, 1, 1]), ("a", "b", "c"), ("x", "x", "y"), ())
+    found = scored(Results(1.0, 0.5, (0.4, 0.6), {}), np.array([0.1, 0.95, 0.6]), pictures)
+    save(found, tmp_path)
+    assert load(tmp_path) == found
+    assert found.surely_bare == {"test": (0.0, 0.5), "x": (0.0, 1.0), "y": (None, 0.0)}
+    document = json.loads((tmp_path / "results.json").read_text())
+    del document["surely_bare"]
+    (tmp_path / "results.json").write_text(json.dumps(document))
+    assert load(tmp_path) == replace(found, surely_bare={})
+
+
 def test_auroc_counts_ties_as_half() -> None:
     assert auroc(np.array([0.5, 0.5]), np.array([True, False])) == 0.5
     assert auroc(np.array([0.5]), np.array([True])) is None
@@ -50,6 +72,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_truth() -> None:
 def test_a_set_of_one_class_has_no_recall_of_the_other() -> None:
     found = score(np.array([0.9]), np.array([1]), 0.5)
     assert (found.recall_with_mask, found.recall_without_mask, found.auroc) == (None, 1.0, None)
+    assert (found.surely_bare_with_mask, found.surely_bare_without_mask) == (None, 1.0)
 
 
 def test_the_report_tells_sources_apart() -> None:
@@ -61,8 +84,8 @@ def test_the_report_tells_sources_apart() -> None:
 
 def test_a_source_that_is_called_like_the_whole_does_not_take_its_place() -> None:
     pictures = Pictures(np.zeros((4, 1, 1, 3), np.uint8), np.array([0, 1, 0, 1]), ("a", "b", "c", "d"), ("test", "test", "web", "web"), ())
-    found = scores(np.array([0.1, 0.9, 0.9, 0.9]), pictures, 0.5)
-    assert {name: (row.n, row.accuracy) for name, row in found.items()} == {"test": (4, 0.75), "source test": (2, 1.0), "web": (2, 0.5)}
+    found = scored(Results(1.0, 0.5, (0.4, 0.6), {}), np.array([0.1, 0.9, 0.9, 0.9]), pictures)
+    assert {name: (row.n, row.accuracy) for name, row in found.scores.items()} == {"test": (4, 0.75), "source test": (2, 1.0), "web": (2, 0.5)}
     rows = named(report(np.array([0.1, 0.9, 0.9, 0.9]), replace(pictures, sources=("all", "all", "web", "web")), 0.5), "all")
     assert {name: row["n"] for name, row in rows.items()} == {"all": 4, "source all": 2, "web": 2}
 

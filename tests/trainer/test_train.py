@@ -254,6 +254,9 @@ def test_evaluate_scores_a_release_as_the_run_was_scored(release: Path, data_fol
     manifest = Manifest.parse((release / "manifest.json").read_bytes())
     assert report["accuracy"] == pytest.approx(manifest.scores["test"].accuracy)
     assert report["threshold"] == manifest.threshold
+    shares = f"{report['surely_bare_without_mask']:.1%} | {report['surely_bare_with_mask']:.1%} |"
+    assert next(line for line in (release / "CARD.md").read_text().splitlines() if line.startswith("| test |")).endswith(shares)
+    assert "surely bare" in trainer("evaluate", release, "--data", data_folder / "test").stdout
 
 
 def test_measure_gives_counts_latencies_and_memory(release: Path) -> None:
