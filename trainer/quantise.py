@@ -1,4 +1,4 @@
-"""Eight bits instead of 32: static INT8 (QDQ) of an exported model, kept only where it is measured faster and not worse."""
+"""Eight bits instead of floats: static INT8 (QDQ) of a network, kept only where it is measured faster and not worse than what `export` writes."""
 
 import logging
 import tempfile
@@ -21,7 +21,6 @@ from trainer.models import MaskNet
 from trainer.results import Results
 from trainer.runs import Config
 from trainer.splits import Splits, without_source
-from trainer.train import predict
 from trainer.views import weathered
 
 CALIBRATION_PICTURES = 256
@@ -36,7 +35,7 @@ SMALLEST_P = 1e-7
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same network in 32 and in 8 bits, in one run on this machine (ONNX Runtime, one thread, `val`)."""
+    """The file that `export` writes of a network and the one in 8 bits, in one run on this machine (ONNX Runtime, one thread, `val`)."""
 
     float_ms: float
     int8_ms: float
@@ -53,7 +52,7 @@ class Comparison:
     def __str__(self) -> str:
         return (
             f"{self.float_ms:.3f} -> {self.int8_ms:.3f} ms, val {self.float_accuracy:.2%} -> {self.int8_accuracy:.2%}, "
-            f"{self.float_bytes:,} -> {self.int8_bytes:,} bytes"
+            f"{self.float_bytes:,} -> {self.int8_bytes:,} bytes{' (larger)' if self.int8_bytes > self.float_bytes else ''}"
         )
 
 
@@ -93,18 +92,18 @@ def make(config: Config, network: MaskNet, found: Results, splits: Splits, versi
     px = network.architecture.input_px
     rows = np.random.default_rng(0).permutation(len(splits.train))[:CALIBRATION_PICTURES]
     images_NHWC = _at(splits.train.select(np.sort(rows)), px)
-    plain = export.to_onnx(export.Deployed(network, found.temperature).eval())
-    small = quantise(plain, images_NHWC)
+    deployed = export.Deployed(network, found.temperature).eval()
+    plain = export.to_file(deployed)
+    small = quantise(export.to_onnx(deployed), images_NHWC)
     shown = weathered(splits.val)
     own = calibrated(_logits(export.answers(small, _at(shown, px)), found.temperature), shown, found)
     small = quantise(export.to_onnx(export.Deployed(network, own.temperature).eval()), images_NHWC)
-    answers = export.answers(small, _at(splits.val, px))
     float_ms, int8_ms = _race(plain, small, px)
     compared = Comparison(
         float_ms=float_ms,
         int8_ms=int8_ms,
-        float_accuracy=_accuracy(results.p_no_mask(predict(network, splits.val), found.temperature), splits.val, found.threshold),
-        int8_accuracy=_accuracy(answers[:, WITHOUT_MASK].astype(float), splits.val, own.threshold),
+        float_accuracy=_accuracy(plain, splits.val, px, found.threshold),
+        int8_accuracy=_accuracy(small, splits.val, px, own.threshold),
         float_bytes=len(plain),
         int8_bytes=len(small),
     )
@@ -152,7 +151,8 @@ def _logits(p_N2: NDArray[np.float32], temperature: float) -> torch.Tensor:
     return torch.from_numpy(np.log(np.clip(p_N2, SMALLEST_P, 1))) * temperature
 
 
-def _accuracy(p_no_mask_N: NDArray[np.float64], pictures: Pictures, threshold: float) -> float:
+def _accuracy(model: bytes, pictures: Pictures, px: int, threshold: float) -> float:
+    p_no_mask_N = export.answers(model, _at(pictures, px))[:, WITHOUT_MASK].astype(float)
     return evaluate.score(p_no_mask_N, pictures.classes_N, threshold).accuracy
 
 

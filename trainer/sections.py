@@ -48,7 +48,7 @@ def sections(finished: tuple[Run, ...], latency: dict[str, Any]) -> list[Section
         ),
         Section(
             "Eight bits",
-            "Static INT8 (QDQ) in ONNX Runtime against 32-bit floats, in one run, accuracy on val; kept only where faster and not worse.",
+            "Static INT8 (QDQ) in ONNX Runtime against what `export` writes, in one run, accuracy on val; kept only where faster and not worse.",
             [_eight_bits(row) for row in tables.eight_bits(finished)],
         ),
         Section("Faces as detectors cut them", "Faces that the detector finds in whole frames; recall of detection is not part of it.", _crops(rows)),

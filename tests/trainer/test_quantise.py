@@ -45,6 +45,8 @@ def test_it_is_written_only_where_it_helps(trained: Path, data: Path, tmp_path: 
     config, network = runs.load(trained)
     compared = quantise.make(config, network, results.load(trained), splits.read(data), "1", tmp_path / "release")
     assert (tmp_path / "release" / "manifest.json").exists() == compared.is_kept
+    plain = export.export(config, network, results.load(trained), "1", tmp_path / "plain")
+    assert compared.float_bytes == len(plain.model), "compared with what would be sent otherwise"
     if compared.is_kept:
         manifest, model = read_release(tmp_path / "release", "classifier")
         assert manifest.name == "tiny-int8"
@@ -81,6 +83,11 @@ def test_a_source_that_was_held_out_only_judges(tmp_path: Path, monkeypatch: pyt
     scores = read_release(tmp_path / "release", "classifier")[0].scores
     assert {name: score.n for name, score in scores.items()} == {"test": len(web), "web": len(web)}
     assert "of all pictures of web, of which nothing was learned" in (tmp_path / "release" / "CARD.md").read_text()
+
+
+def test_a_file_that_grows_is_said_to() -> None:
+    assert "1,000 -> 1,200 bytes (larger)" in str(quantise.Comparison(1.0, 0.5, 0.99, 0.99, 1000, 1200))
+    assert str(quantise.Comparison(1.0, 0.5, 0.99, 0.99, 1000, 300)).endswith("1,000 -> 300 bytes")
 
 
 @pytest.mark.parametrize(
