@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from trainer import phash
-from trainer.data import SPLITS, decode, pictures_in, read_index, resize, uneven
+from trainer.data import SPLITS, decode, others_in, pictures_in, read_index, resize, uneven
 from trainer.models import INPUT_PX, LABELS
 
 
@@ -43,6 +43,8 @@ class Audit:
 
     pictures: int
     unreadable: tuple[str, ...]
+    passed_over: tuple[str, ...]
+    """Files in the folders of the classes that are not named like pictures."""
     duplicates: tuple[Pair, ...]
     """Within a split: harmless, but they count twice."""
     leaks: tuple[Pair, ...]
@@ -66,9 +68,11 @@ def audit(data: Path) -> Audit:
     index = read_index(data)
     seen: list[Seen] = []
     unreadable: list[str] = []
+    passed_over: list[str] = []
     images = []
     for split in [name for name in SPLITS if (data / name).is_dir()] or [""]:
         for label in LABELS:
+            passed_over += (str(path.relative_to(data)) for path in others_in(data / split / label))
             for path in pictures_in(data / split / label):
                 file = str(path.relative_to(data))
                 image = decode(path)
@@ -82,6 +86,7 @@ def audit(data: Path) -> Audit:
     return Audit(
         pictures=len(seen),
         unreadable=tuple(unreadable),
+        passed_over=tuple(passed_over),
         duplicates=tuple(Pair(a.file, b.file, bits) for a, b, bits in pairs if a.split == b.split),
         leaks=tuple(Pair(a.file, b.file, bits) for a, b, bits in pairs if a.split != b.split),
         contradictions=tuple(Pair(a.file, b.file, bits) for a, b, bits in pairs if a.label != b.label),

@@ -1,6 +1,8 @@
 """Folders of face pictures -> arrays in memory, with class, source and file of each picture."""
 
 import csv
+import os
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +21,8 @@ SPLITS = ("train", "val", "test")
 """Folders that one data folder is made of, and has one index for."""
 UNEVEN = 2.0
 """From more than so many pictures of one class for each of the other on, that is said."""
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif", ".gif", ".jp2"}
+"""Of files that are taken for pictures: all that OpenCV from PyPI reads, of an animation the first picture."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,11 @@ def read_picture(path: Path) -> NDArray[np.uint8] | None:
 
 
 def decode(path: Path) -> NDArray[np.uint8] | None:
-    """The BGR picture [H, W, 3] in a file; None when it is none."""
-    data = np.fromfile(path, np.uint8)
+    """The BGR picture [H, W, 3] in a file; None when it is none, or cannot be read."""
     try:
+        data = np.fromfile(path, np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except cv2.error:  # its header tells of more pixels than OpenCV takes
+    except (OSError, cv2.error):  # the latter: its header tells of more pixels than OpenCV takes
         return None
     return None if image is None else image.astype(np.uint8, copy=False)
 
@@ -159,8 +162,37 @@ def _read_sources(folder: Path) -> dict[str, str]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The files below a folder that are named like pictures, in order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """The files below a folder that are named like pictures, in order.
+
+    Folders that cannot be looked into are among them: who reads them finds no picture, and says so.
+    """
+    files, closed = _files_in(folder)
+    return sorted([*(path for path in files if path.suffix.lower() in SUFFIXES), *closed])
+
+
+def others_in(folder: Path) -> list[Path]:
+    """The files below a folder that are not named like pictures, in order."""
+    return sorted(path for path in _files_in(folder)[0] if path.suffix.lower() not in SUFFIXES)
+
+
+def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files below a folder, and the folders that cannot be looked into; nothing where there is no folder."""
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            closed.append(Path(error.filename))
+
+    found = (Path(root, name) for root, _, names in os.walk(folder, onerror=note) for name in names)
+    return [path for path in found if _may_be_read(path)], closed
+
+
+def _may_be_read(path: Path) -> bool:
+    """False for pipes and devices, which one could wait for; what cannot even be asked is found out by reading it."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
 
 
 def read_index(folder: Path) -> dict[str, dict[str, str]]:

@@ -99,10 +99,7 @@ def _boxes(boxes: list[Floats]) -> Floats:
 
 def read_picture(path: Path) -> Image:
     """The BGR picture [H, W, 3] in a file; raises Rejected when it is none."""
-    try:
-        image = decode(path)
-    except OSError:
-        image = None
+    image = decode(path)
     if image is None:
         raise Rejected(Reason.BAD_INPUT, f"{path}: not a readable picture")
     return image

@@ -50,9 +50,9 @@ def audit(data: Data, as_json: Json = False) -> None:
         show({}, list(found.classes), as_json=False)
         if found.uneven:
             out.print(found.uneven, soft_wrap=True)
-        for name in ("unreadable", "duplicates", "leaks", "contradictions"):
+        for name in ("unreadable", "passed_over", "duplicates", "leaks", "contradictions"):
             rows = getattr(found, name)
-            out.print(f"{name}: {len(rows)}")
+            out.print(f"{name.replace('_', ' ')}: {len(rows)}")
             for row in rows[:20]:
                 out.print(f"  {row if isinstance(row, str) else f'{row.one}  {row.other}  ({row.bits} bits)'}")
     if found.leaks:

@@ -80,7 +80,7 @@ def _mistakes(run: Run, p_N: np.ndarray, classes_N: np.ndarray, data: Path | Non
     figures = []
     for i in worst if data else ():
         assert data is not None
-        image = decode(data / files[i]) if (data / files[i]).is_file() else None
+        image = decode(data / files[i])
         if image is not None:
             _, png = cv2.imencode(".jpg", cv2.resize(image, (128, 128)), [cv2.IMWRITE_JPEG_QUALITY, 85])
             uri = "data:image/jpeg;base64," + base64.b64encode(png.tobytes()).decode()

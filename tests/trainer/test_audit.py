@@ -84,12 +84,15 @@ def test_what_is_reported(tmp_path: Path) -> None:
     write_photographs(tmp_path, per_class=3, copies=1)
     cv2.imwrite(str(tmp_path / "without_mask" / "again.jpg"), photograph(1))
     (tmp_path / "with_mask" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "with_mask" / "notes.txt").write_text("no picture")
     (tmp_path / "index.csv").write_text(
         "file,source,face_width_px\nwith_mask/000_0.jpg,web,40\nwith_mask/001_0.jpg,web,60\nwith_mask/002_0.jpg,web,50\n"
     )
     found = audit(tmp_path)
     assert found.pictures == 7
     assert found.unreadable == ("with_mask/broken.jpg",)
+    assert found.passed_over == ("with_mask/notes.txt",)
+    assert "passed over: 1\n  with_mask/notes.txt" in command("audit", tmp_path).stdout
     assert [(pair.one, pair.other) for pair in found.contradictions] == [("with_mask/000_0.jpg", "without_mask/again.jpg")]
     assert found.leaks == ()
     assert {"split": "all", "source": "web", "with_mask": 3, "without_mask": 0} in found.table

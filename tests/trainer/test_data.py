@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,7 @@ from trainer_faces import write_faces
 
 from protocol.errors import Rejected
 from trainer.augment import augment
-from trainer.data import read_folder
+from trainer.data import SUFFIXES, decode, read_folder
 
 
 def test_a_folder_is_read_in_order_with_its_classes(tmp_path: Path) -> None:
@@ -70,6 +72,43 @@ def test_unreadable_pictures_are_named_and_left_out(tmp_path: Path) -> None:
     pictures = read_folder(folder)
     assert len(pictures) == 4
     assert set(pictures.unreadable) == {"with_mask/broken.jpg", "with_mask/empty.png", "with_mask/huge.jpg"}
+
+
+def test_a_file_that_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> None:
+    folder = write_faces(tmp_path / "faces", 2)
+    (folder / "with_mask" / "gone.jpg").symlink_to("nowhere.jpg")
+    assert decode(folder / "with_mask" / "gone.jpg") is None
+    os.mkfifo(folder / "with_mask" / "pipe.jpg")  # nobody waits for what it may bring
+    pictures = read_folder(folder)
+    assert len(pictures) == 4
+    assert pictures.unreadable == ("with_mask/gone.jpg",)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_and_folders_that_may_not_be_read_are_named_and_left_out(tmp_path: Path) -> None:
+    folder = write_faces(tmp_path / "faces", 2)
+    closed = [folder / "with_mask" / name for name in ("001.png", "inner", "listed")]
+    for inner in closed[1:]:
+        inner.mkdir()
+        shutil.copy(folder / "with_mask" / "000.png", inner / "more.png")
+    for path, mode in zip(closed, (0o000, 0o000, 0o400), strict=True):
+        path.chmod(mode)
+    pictures = read_folder(folder)
+    for path in closed[1:]:
+        path.chmod(0o700)
+    assert pictures.unreadable == ("with_mask/001.png", "with_mask/inner", "with_mask/listed/more.png")
+    assert len(pictures) == 3
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_whatever_opencv_reads_is_a_picture(tmp_path: Path, suffix: str) -> None:
+    folder = write_faces(tmp_path / "faces", 1)
+    image = np.full((40, 40, 3), (30, 90, 200), np.uint8)
+    encoded = cv2.imencode(".jpg" if suffix == ".jfif" else suffix, image)[1].tobytes()
+    (folder / "with_mask" / f"PICTURE{suffix.upper()}").write_bytes(encoded)
+    pictures = read_folder(folder)
+    assert pictures.files == ("with_mask/000.png", f"with_mask/PICTURE{suffix.upper()}", "without_mask/000.png")
+    assert np.abs(pictures.images_NHWC[1].mean((0, 1)) - (200, 90, 30)).max() < 10
 
 
 def test_other_sizes_are_resized(tmp_path: Path) -> None:
