@@ -59,6 +59,14 @@ def test_stages_of_several_convolutions_keep_one_width() -> None:
     assert smaller.architecture == Architecture((4, 8), downsample="stride", convs=(1, 2))
 
 
+@pytest.mark.parametrize(("ratio", "channels"), [(0.8, (4, 16)), (0.9, (2, 8)), (0.3, (14, 56))])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_no_channel_is_lost_to_rounding(ratio: float, channels: tuple[int, ...], steps: int) -> None:
+    network = MaskNet(Architecture((20, 80), downsample="stride"))
+    *_, smaller = prune_in_steps(network, ratio, steps)
+    assert smaller.architecture.channels == pruned(network.architecture, ratio).channels == channels
+
+
 def test_frozen_parameters_raise() -> None:
     network = MaskNet(REFERENCES["small"])
     network.features[0].weight.requires_grad_(requires_grad=False)
