@@ -1,6 +1,7 @@
 """The life of a detector: label the pictures, train, choose the threshold on held-out frames, score on the test frames."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ def score_detector(data: Path, teacher: Path, run: Path, threshold: float | None
     results: dict[str, Any] = {}
     if threshold is None:
         frames = held_out(data)
-        threshold = round(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE), 2)
+        # Rounded up: a lower threshold would let more through than it may.
+        threshold = math.ceil(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE) * 100) / 100
         results["held_out"] = detector_eval.compare(model, threshold, teacher, frames)
     results["threshold"] = threshold
     if (data / "frames").is_dir():

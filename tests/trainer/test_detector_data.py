@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 from drawn_faces import train
 from empty_frames import TO_TRAIN_ON, write_frames
 
 from protocol.errors import DeviceError, Rejected
-from trainer import detector_data
+from trainer import detector_data, detector_eval, measure
 from trainer.detector_data import PORTRAIT_SHARE, Scene, Teacher, build_library, held_out, is_held_out
+from trainer.detector_recipe import TIMES_FALSE
 from trainer.detector_run import score_detector
 from trainer.frames import AnnotatedFrame, read_frames
 
@@ -165,6 +168,25 @@ def test_a_training_that_holds_nothing_out_sees_all_frames_and_keeps_its_thresho
     assert len(more.frames) == 10 == len(some.frames) + len(held_out(sample))
     train(tmp_path / "run")
     assert score_detector(sample, yunet, tmp_path / "run", 0.4) == {"threshold": 0.4} == json.loads((tmp_path / "run" / "detector.json").read_bytes())
+
+
+def test_a_threshold_in_hundredths_lets_no_more_through_than_it_may(sample, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(detector_eval, "latencies", partial(measure.latencies, repeats=2))
+    yunet = data / "models" / "face_detection_yunet_2023mar.onnx"
+    annotations = sample / "frames_train" / "annotations.json"
+    first = json.loads(annotations.read_text())["images"][0]["file_name"]
+    name = next(name for number in range(100) if is_held_out(name := f"{number}-{first}"))
+    (sample / "frames_train" / first).rename(sample / "frames_train" / name)
+    annotations.write_text(annotations.read_text().replace(f'"{first}"', f'"{name}"'))
+    train(tmp_path / "run")
+    threads = cv2.getNumThreads()
+    try:
+        chosen = score_detector(sample, yunet, tmp_path / "run")["threshold"]
+    finally:
+        cv2.setNumThreads(threads)
+    exact = detector_eval.threshold_like(tmp_path / "run" / "model.onnx", yunet, held_out(sample), TIMES_FALSE)
+    assert exact <= chosen < exact + 0.01
+    assert chosen == round(chosen, 2)
 
 
 def frame_of(faces, regions=0):
