@@ -12,7 +12,7 @@ from trainer.data import Pictures
 from trainer.detector_data import lying_in
 from trainer.detector_eval import HALF, load_cascade, yunet_format
 from trainer.folder import write_whole
-from trainer.frames import AnnotatedFrame, Image, read_frames
+from trainer.frames import AnnotatedFrame, Image, read_frames, scaled
 from trainer.models import INPUT_PX, LABELS
 
 Box = tuple[float, float, float, float]
@@ -105,7 +105,7 @@ def yunet(model: Path, score: float = 0.6, width_px: int = 640) -> Detect:
 
     def detect(image_HWC: Image) -> list[Box]:
         scale = min(1.0, width_px / image_HWC.shape[1])
-        small = cv2.resize(image_HWC, None, fx=scale, fy=scale).astype(np.uint8, copy=False) if scale < 1 else image_HWC
+        small = scaled(image_HWC, scale) if scale < 1 else image_HWC
         return [(x / scale, y / scale, w / scale, h / scale) for x, y, w, h, _ in find(small).tolist()]
 
     return detect

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from protocol.errors import DeviceError, Reason, Rejected
 from trainer.data import read_index
 from trainer.folder import write_whole
-from trainer.frames import AnnotatedFrame, Floats, Image, read_frames, read_picture
+from trainer.frames import AnnotatedFrame, Floats, Image, read_frames, read_picture, scaled
 
 SURE = 0.8
 """A face that only the teacher sees counts from this score on."""
@@ -90,7 +90,7 @@ class Teacher:
         return rows[_suppress(rows, 0.4)]
 
     def _at(self, image: Image, scale: float) -> Floats:
-        resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
+        resized = scaled(image, scale, cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
         self._net.setInputSize((resized.shape[1], resized.shape[0]))
         rows = self._net.detect(resized)[1]
         if rows is None:

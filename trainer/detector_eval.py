@@ -22,7 +22,7 @@ from protocol.errors import DeviceError, Reason, Rejected
 from trainer.detector_data import lying_in, overlaps
 from trainer.evaluate import wilson
 from trainer.folder import read_release
-from trainer.frames import AnnotatedFrame, Floats, Image, read_frames
+from trainer.frames import AnnotatedFrame, Floats, Image, read_frames, scaled
 from trainer.measure import latencies
 
 IOU = 0.35
@@ -121,7 +121,7 @@ def find(detect: Detect, frames: list[AnnotatedFrame], width_px: int, min_px: fl
     for frame in frames:
         image = frame.image_HWC
         scale = width_px / image.shape[1] if width_px else 1.0
-        rows = detect(cv2.resize(image, None, fx=scale, fy=scale).astype(np.uint8, copy=False) if width_px else image)
+        rows = detect(scaled(image, scale) if width_px else image)
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         rows[:, :4] /= scale
         scores_M, is_false_K = match(rows, frame.boxes_M4)

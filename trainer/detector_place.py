@@ -6,7 +6,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from trainer.detector_data import Scene
-from trainer.frames import Floats, Image
+from trainer.frames import Floats, Image, scaled
 
 MIN_FACE_PX = 10
 """Smaller faces are regions to ignore."""
@@ -68,7 +68,7 @@ def shrink_first(image: Image, matrix_23: NDArray[np.float64]) -> tuple[Image, N
     shrink = float(np.sqrt(abs(np.linalg.det(matrix_23[:, :2]))))
     if shrink >= 0.6:
         return image, matrix_23
-    small = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    small = scaled(image, shrink, cv2.INTER_AREA)
     matrix = matrix_23.copy()
     matrix[:, :2] = matrix[:, :2] @ np.diag([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]])
     return small, matrix

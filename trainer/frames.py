@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,6 +71,14 @@ def read_frames(folder: Path, unnoted: Path | None = None) -> list[AnnotatedFram
         )
         for file, number in files
     ]
+
+
+def scaled(image_HWC: Image, scale: float, interpolation: int = cv2.INTER_LINEAR) -> Image:
+    """The picture made larger or smaller; a very thin one keeps one pixel."""
+    height, width = (round(side * scale) for side in image_HWC.shape[:2])
+    if min(height, width) < 1:
+        return cv2.resize(image_HWC, (max(1, width), max(1, height)), interpolation=interpolation).astype(np.uint8, copy=False)
+    return cv2.resize(image_HWC, None, fx=scale, fy=scale, interpolation=interpolation).astype(np.uint8, copy=False)
 
 
 def _cause(error: Exception) -> str:

@@ -2,11 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 from empty_frames import write_frames
 
 from protocol.errors import Reason, Rejected
-from trainer.frames import read_frames
+from trainer import crops
+from trainer.detector_data import Teacher
+from trainer.detector_eval import find, yunet_format
+from trainer.detector_net import SIZES, DetectorNet, export
+from trainer.detector_place import shrink_first
+from trainer.frames import AnnotatedFrame, read_frames, scaled
 
 ONE_BOX = (
     '{"images": [{"id": 1, "file_name": "x.jpg"}], "categories": [{"id": 1, "name": "with_mask"}],'
@@ -32,6 +38,25 @@ def test_a_folder_that_is_not_coco_is_refused(tmp_path, annotations):
         read_frames(tmp_path)
     assert caught.value.reason is Reason.BAD_INPUT
     assert "\n" not in str(caught.value)
+
+
+def test_a_very_thin_picture_can_be_looked_at(tmp_path):
+    """Smaller it would have a side of no pixel."""
+    image = np.full((1, 20_000, 3), 90, np.uint8)
+    model = tmp_path / "model.onnx"
+    model.write_bytes(export(DetectorNet(SIZES["small"])))
+    boxes = np.array([[0, 0, 1, 1]], np.float32)
+    assert min(scaled(image, 0.01).shape[:2]) == 1
+    assert len(find(yunet_format(model), [AnnotatedFrame("a.jpg", image, boxes, ("with_mask",))], 320).found_M) == 1
+    assert Teacher(model).label(image, (320,)).shape[1] == 15
+    assert isinstance(crops.yunet(model)(image), list)
+    shrunk, _ = shrink_first(image, np.eye(2, 3) * 0.01)
+    assert shrunk.shape == (1, 200, 3)
+
+
+@pytest.mark.parametrize(("scale", "sides"), [(0.5, (24, 32)), (1.3, (62, 83)), (0.03, (1, 2))])
+def test_a_picture_that_is_scaled_has_its_sides_rounded(scale, sides):
+    assert scaled(np.zeros((48, 64, 3), np.uint8), scale).shape == (*sides, 3)
 
 
 @pytest.mark.parametrize("is_crowd", [0, 1])
