@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import re
+import shlex
 import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from protocol.broker import Broker
 from protocol.link import Link
 from protocol.rollouts import RolloutState
 from protocol.signature import public_text, trusted_keys
-from protocol.topics import Address
+from protocol.topics import CAMERA_TOPICS, DESIRED, DISCOVERY, Address
 from trainer.order import order
 from trainer.shelf import Shelf
 from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
@@ -26,6 +29,9 @@ from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
 CAMERAS = ("door-1", "door-2", "door-3")
 USERS = (*CAMERAS, "coordinator", "admin", "operator")
 OWN = ("status", "birth", "health", "telemetry", "alert", "incident", "no_mask", "command/ack", "model/reported")
+
+DOOR = Address("maskfleet", "lobby", "door-1")
+REMOVAL = re.findall(r"^(mosquitto_sub --remove-retained .*) > /dev/null$", (ROOT / "docs" / "camera.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.fixture
@@ -72,6 +78,34 @@ async def heard_by(broker: Mosquitto, authority: Authority, listener: str, topic
     return got
 
 
+async def keep(broker: Mosquitto, authority: Authority, topics: dict[str, list[str]]) -> None:
+    """Has users leave something on topics."""
+    for user, own in topics.items():
+        async with client(broker, authority, user) as mouth:
+            for topic in own:
+                await mouth.publish(topic, b"x", qos=1, retain=True)
+
+
+async def kept(broker: Mosquitto, authority: Authority) -> set[str]:
+    """What the broker keeps of the cameras, and for Home Assistant."""
+    got: set[str] = set()
+    async with client(broker, authority, "operator") as ear:
+        for topic in ("maskfleet/camera/#", "homeassistant/#"):
+            await ear.subscribe(topic, qos=1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                async for message in ear.messages:
+                    got.add(message.topic.value)
+    return got
+
+
+def as_tool(broker: Mosquitto, authority: Authority, name: str) -> list[str]:
+    """What mosquitto's own tools are told of the broker and of a user."""
+    own = authority.folder / name
+    files = ["--cafile", str(authority.folder / "ca.crt"), "--cert", f"{own}.crt", "--key", f"{own}.key"]
+    return ["-h", "127.0.0.1", "-p", str(broker.port), *files]
+
+
 async def test_a_camera_writes_its_own_topics_and_no_others(guarded, authority) -> None:
     own = {f"maskfleet/camera/lobby/door-1/{leaf}" for leaf in OWN}
     others = {f"maskfleet/camera/lobby/door-2/{leaf}" for leaf in (*OWN, "command", "model/desired")}
@@ -80,11 +114,32 @@ async def test_a_camera_writes_its_own_topics_and_no_others(guarded, authority) 
     assert await heard_by(guarded, authority, "admin", "maskfleet/#", "door-1", *own, *others, *orders) == own
 
 
-async def test_nobody_but_the_coordinator_says_what_a_camera_should_run(guarded, authority) -> None:
+async def test_nobody_but_the_coordinator_and_who_removes_cameras_says_what_a_camera_should_run(guarded, authority) -> None:
     desired = "maskfleet/camera/lobby/door-1/model/desired"
-    for user in set(USERS) - {"coordinator"}:
+    for user in set(USERS) - {"coordinator", "admin"}:
         assert await heard_by(guarded, authority, "door-1", desired, user, desired) == set()
-    assert await heard_by(guarded, authority, "door-1", desired, "coordinator", desired) == {desired}
+    for user in ("coordinator", "admin"):
+        assert await heard_by(guarded, authority, "door-1", desired, user, desired) == {desired}
+
+
+async def test_the_admin_removes_a_camera_as_the_docs_say_and_nobody_else_does(guarded, authority) -> None:
+    gone = [topic.build(DOOR) for topic in (*CAMERA_TOPICS, DISCOVERY) if topic.retained]
+    stays = "maskfleet/camera/lobby/door-2/status"
+    await keep(guarded, authority, {"coordinator": [DESIRED.build(DOOR)], "admin": [DISCOVERY.build(DOOR)], "door-2": [stays]})
+    await keep(guarded, authority, {"door-1": [topic for topic in gone if topic not in (DESIRED.build(DOOR), DISCOVERY.build(DOOR))]})
+    everything = {*gone, stays}
+    assert await kept(guarded, authority) == everything
+    for user, left in (("operator", everything), ("admin", {stays})):
+        for line in REMOVAL:
+            words = [*shlex.split(line), *as_tool(guarded, authority, user)]
+            subprocess.run(words, stdout=subprocess.DEVNULL, check=False, timeout=20)
+        assert await kept(guarded, authority) == left
+
+
+@pytest.mark.parametrize("leaf", ["telemetry", "alert", "incident", "command/ack", "snapshot/a"])
+async def test_the_admin_tells_of_no_alert_in_a_cameras_name(guarded, authority, leaf: str) -> None:
+    topic = f"maskfleet/camera/lobby/door-1/{leaf}"
+    assert await heard_by(guarded, authority, "operator", topic, "admin", topic) == set()
 
 
 async def test_a_camera_hears_nothing_of_the_others(guarded, authority) -> None:
