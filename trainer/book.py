@@ -18,6 +18,7 @@ from trainer.rollout_state import (
     Answered,
     Connected,
     Event,
+    Forgotten,
     Heard,
     Known,
     Note,
@@ -111,6 +112,8 @@ class Book:
                 self.online = dict.fromkeys(self.online, False)
             elif isinstance(event, Heard | Known) and (event.camera in self.online or len(self.online) < MAX_CAMERAS):
                 self.online[event.camera] = event.is_online if isinstance(event, Heard) else self.online.get(event.camera, False)
+            elif isinstance(event, Forgotten):
+                self.online.pop(event.camera, None)
             elif isinstance(event, Answered):
                 self.hear_of(event.rollout)
         for name in self.entries:
@@ -135,6 +138,8 @@ class Book:
             tells = tuple(action for action in done.actions if isinstance(action, Tell))
             with self._journal.together():
                 self._save(entry.state, done.state, entry.shipment, notes)
+                for camera in entry.state.cameras.keys() - done.state.cameras.keys():
+                    self.tells.pop((rollout, camera), None)
                 entry.state = done.state
                 self._owe(rollout, tells)
                 if any(tell.asked != "nothing" for tell in tells):

@@ -99,6 +99,7 @@ class Journal:
         name = after.plan.rollout
         known = before.cameras if before else {}
         cameras = [(name, own, state.model_dump_json()) for own, state in after.cameras.items() if known.get(own) is not state]
+        gone = [(name, own) for own in known.keys() - after.cameras.keys()]
         lines = [(name, self.epoch, at_s, note.event, note.camera, note.text) for note in notes]
         with self.together():
             self._check()
@@ -108,6 +109,7 @@ class Journal:
                 (name, shipment, after.model_dump_json(exclude={"cameras"}), is_open),
             )
             self._db.executemany("REPLACE INTO camera VALUES (?, ?, ?)", cameras)
+            self._db.executemany("DELETE FROM camera WHERE rollout = ? AND name = ?", gone)
             self._db.executemany("INSERT INTO log (rollout, epoch, at_s, event, camera, text) VALUES (?, ?, ?, ?, ?, ?)", lines)
 
     def load_desired(self) -> dict[str, str]:

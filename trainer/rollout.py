@@ -13,6 +13,7 @@ from protocol.messages import MAX_TEXT
 from trainer.rollout_cameras import UNHEARD, ask, each, expire, look_again, note, put, recall, recall_running, remind, try_again
 from trainer.rollout_state import (
     BAD,
+    CLOSED,
     Abort,
     Action,
     Camera,
@@ -45,7 +46,6 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
 
 ASKING = frozenset({P.RUNNING, P.SOAKING, P.DONE})
 """Phases in which cameras are asked: in `done` those that were away, or are new."""
-CLOSED = frozenset({P.ABORTED, P.ROLLED_BACK})
 
 FROM: Mapping[type[Event], frozenset[Phase]] = {
     Start: frozenset({P.DRAFT}),
@@ -283,6 +283,8 @@ def _phase_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
 
 
 def _camera_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
+    for name in before.cameras.keys() - after.cameras.keys():
+        yield Note("forgotten", name)
     for name, own in after.cameras.items():
         was = before.cameras.get(name, Camera())
         if own.fate is not was.fate:

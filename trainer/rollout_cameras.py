@@ -6,6 +6,7 @@ from typing import Any
 from protocol.rollouts import ENDED, Installed, UpdateState
 from trainer.rollout_state import (
     BAD,
+    CLOSED,
     MAX_CAMERAS,
     Answered,
     Asked,
@@ -14,6 +15,7 @@ from trainer.rollout_state import (
     Connected,
     Event,
     Fate,
+    Forgotten,
     Heard,
     Known,
     Plan,
@@ -40,8 +42,12 @@ def note(state: Rollout, event: Event) -> Rollout:
         case ClockSet(by_s=by_s):
             moved = each(state, lambda own: _at_other_times(own, by_s))
             return moved.model_copy(update={"since_s": _moved(state.since_s, by_s)})
+        case Forgotten(camera=camera):
+            return _forget(state, camera)
         case Heard() | Known() | Told() | Answered() | Unreadable():
             own = state.cameras.get(event.camera)
+            if own is None and isinstance(event, Told):  # it was forgotten meanwhile
+                return state
             if own is None and (not state.plan.selects(event.camera) or len(state.cameras) >= MAX_CAMERAS):
                 return state
             before = own or Camera()
@@ -120,6 +126,17 @@ def put(state: Rollout, cameras: dict[str, Camera]) -> Rollout:
 def change(own: Camera, **changes: Any) -> Camera:
     """A camera with fields changed; the same object when they are as they were."""
     return own if all(getattr(own, key) == value for key, value in changes.items()) else own.model_copy(update=changes)
+
+
+def _forget(state: Rollout, camera: str) -> Rollout:
+    """Without a camera that was removed. One that was asked to run the release stays, for it counts; so does one whose attempts must go on."""
+    own = state.cameras.get(camera)
+    if own is None or own.fate is not Fate.WAITING or not (own.attempt == 0 or own.is_only_held):
+        return state
+    may_be_asked = not state.is_superseded and state.phase not in CLOSED
+    if own.attempt > 0 and own.asked == "nothing" and may_be_asked:
+        return state
+    return state.model_copy(update={"cameras": {name: other for name, other in state.cameras.items() if name != camera}})
 
 
 def _at_other_times(own: Camera, by_s: float) -> Camera:

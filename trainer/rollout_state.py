@@ -25,6 +25,9 @@ class Phase(StrEnum):
     ROLLED_BACK = "rolled_back"
 
 
+CLOSED = frozenset({Phase.ABORTED, Phase.ROLLED_BACK})
+
+
 class Fate(StrEnum):
     """What became of the release on one camera."""
 
@@ -231,6 +234,13 @@ class Heard(Event):
 @dataclass(frozen=True)
 class Known(Event):
     """A broker keeps that a camera was there: it may be, or may have lost its power while the broker was away. If it is, it says so when asked."""
+
+    camera: str
+
+
+@dataclass(frozen=True)
+class Forgotten(Event):
+    """Somebody has emptied what a broker keeps of a camera: it was removed."""
 
     camera: str
 

@@ -15,7 +15,7 @@ from protocol.answers import REMEMBERED, Answers, refused
 from protocol.broker import Broker
 from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, in_one_line
 from protocol.link import Link, Presence
-from protocol.messages import MAX_TEXT, Message, RawMessage, Status
+from protocol.messages import MAX_TEXT, Message, RawMessage
 from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
 from protocol.signature import TrustedKeys
 from protocol.tasks import end_all
@@ -24,7 +24,7 @@ from trainer.book import Book, StartArgs
 from trainer.journal import LEASE_S, Journal
 from trainer.publish import RATE_BYTES_S, Publisher
 from trainer.rollout import allows
-from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Heard, Known, Pause, Phase, Resume, Tick, Unreadable
+from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Forgotten, Heard, Known, Pause, Phase, Resume, Tick, Unreadable
 from trainer.say import Mouth
 from trainer.shelf import Shelf
 
@@ -40,6 +40,12 @@ KEPT_S, FOUND_S = 0.5, 5.5
 OFTEN, OFTEN_S = 5, 60.0
 """Two coordinators of one name take the connection from each other; a lease knows only those of its own state folder."""
 JOURNAL_FILE, SHELF_FOLDER = "rollouts.sqlite", "releases"
+
+
+class AnyStatus(RawMessage):
+    """A camera's status as bytes: an empty one says that the camera was removed."""
+
+    topic = topics.STATUS
 
 
 class AnyReport(RawMessage):
@@ -200,13 +206,17 @@ class Coordinator:
             await self._link.clear(address, AnyState)
 
     async def _listen(self) -> None:
-        async with self._link.receive(self._settings.base, Status, AnyReport) as messages:
+        async with self._link.receive(self._settings.base, AnyStatus, AnyReport) as messages:
             async for address, message, is_retained in messages:
                 match message:
-                    case Status(value="online") if is_retained:  # from before we listened: it may be long gone
+                    case AnyStatus(payload=b""):
+                        self._heard.append(Forgotten(time.time(), _name(address)))
+                    case AnyStatus(payload=b"online") if is_retained:  # from before we listened: it may be long gone
                         self._heard.append(Known(time.time(), _name(address)))
-                    case Status(value=value):
-                        self._heard.append(Heard(time.time(), _name(address), value == "online"))
+                    case AnyStatus(payload=(b"online" | b"offline") as word):
+                        self._heard.append(Heard(time.time(), _name(address), word == b"online"))
+                    case AnyStatus():
+                        log.warning("%s: its status is neither `online` nor `offline`, and is ignored", _name(address))
                     case AnyReport(payload=payload) if payload:
                         if not is_retained:
                             self._heard.append(Heard(time.time(), _name(address)))

@@ -20,7 +20,7 @@ from protocol.broker import Broker
 from protocol.errors import LinkError, Rejected
 from protocol.link import Link
 from protocol.messages import Status
-from protocol.rollouts import Report, Reported, RolloutAck, RolloutCommand, RolloutLog, RolloutState
+from protocol.rollouts import Desired, Report, Reported, RolloutAck, RolloutCommand, RolloutLog, RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import Address
 from protocol.topics import Fleet as Everybody
@@ -241,6 +241,29 @@ async def test_a_camera_of_which_only_the_broker_says_that_it_is_there_is_not_as
     await fleet.until(lambda: any(state.phase in ("done", "paused") for state in fleet.states))
     last = fleet.states[-1]
     assert (last.phase, last.cameras, last.committed, last.offline) == ("done", COUNT + 1, COUNT, 1), last.reason
+
+
+async def test_a_camera_that_is_removed_while_it_waits_is_asked_for_nothing_by_the_next_coordinator(fleet: Fleet) -> None:
+    await fleet.command("rollout", "start", fleet.release("2", 3), *RULES, "--camera", "site-0/a*", "--camera", "site-0/mute")
+    gone, desired = Status.topic.build(MUTE), Desired.topic.build(MUTE)
+    async with asyncio.timeout(60), aiomqtt.Client("127.0.0.1", fleet.port) as client:
+        await client.subscribe(desired, qos=1)
+        for camera in (Address("maskfleet", "site-0", "a"), MUTE):
+            await client.publish(Status.topic.build(camera), b"online", qos=1)
+        held = await anext(client.messages)
+        assert Desired.decode(held.payload).hold
+        for topic, word in ((gone, b"offline"), (gone, b""), (desired, b"")):
+            await client.publish(topic, word, qos=1, retain=True)
+        await fleet.until(lambda: fleet.states[-1].cameras == 1)
+        assert "forgotten" in [line.event for line in fleet.lines]
+        fleet.process.kill()
+        await fleet.process.wait()
+        assert (await anext(client.messages)).payload == b""
+        await fleet.watch()
+        await fleet.until(lambda: fleet.states[-1].epoch == 2)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                await anext(client.messages)
 
 
 async def test_a_second_coordinator_waits(fleet: Fleet) -> None:

@@ -13,7 +13,7 @@ from protocol.errors import Reason, Rejected
 from protocol.release import MANIFEST_FILE, MODEL_FILE, SIGNATURE_FILE
 from protocol.rollouts import UpdateState
 from trainer.book import Entry, StartArgs
-from trainer.rollout_state import Abort, Answered, Connected, Heard, Known, Rollout, Start, Tick, Told
+from trainer.rollout_state import Abort, Answered, Connected, Forgotten, Heard, Known, Rollout, Start, Tick, Told
 
 
 @pytest.mark.parametrize("is_late", [True, False])
@@ -168,6 +168,20 @@ def test_who_is_only_kept_by_the_broker_is_known_and_not_asked(tmp_path: Path, c
     }
     own.hear(Heard(1002.0, "hall/other"))
     assert own.entries[rollout].state.cameras["hall/other"].asked == "hold"
+
+
+def test_a_camera_that_was_removed_is_forgotten_and_stays_so_after_a_restart(tmp_path: Path, classifier_release: Path) -> None:
+    own = book(tmp_path)
+    own.hear(Heard(1000.0, "hall/first"), Heard(1000.0, "hall/gone"))
+    rollout = own.start(StartArgs(release=release(tmp_path, classifier_release)))
+    assert (rollout, "hall/gone") in own.tells, "it is asked to fetch the model"
+    own.hear(Heard(1001.0, "hall/gone", is_online=False), Forgotten(1002.0, "hall/gone"))
+    assert own.online == {"hall/first": True}
+    again = book(tmp_path)
+    again.hear(Connected(1003.0))
+    for one in (own, again):
+        assert [camera for _, camera in one.tells] == ["hall/first"]
+        assert list(one.entries[rollout].state.cameras) == ["hall/first"]
 
 
 def test_invented_cameras_are_heard_up_to_a_number_and_known_ones_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,18 @@ from trainer import rollout_cameras
 from trainer.rollout_state import (
     Abort,
     Answered,
+    Connected,
     Fate,
+    Forgotten,
     Heard,
+    Note,
+    Pause,
     Phase,
     Plan,
+    Resume,
     Start,
     Tell,
+    Told,
     Unreadable,
 )
 
@@ -134,3 +140,55 @@ NAMES = st.from_regex("[ab]{1,2}/[ab]{1,2}", fullmatch=True)
 def test_a_plan_selects_what_any_of_its_patterns_matches(patterns: list[str], camera: str) -> None:
     plan = Plan(rollout="r", kind="classifier", name="door", version="1", digest="d" * 64, counter=1, select=tuple(patterns))
     assert plan.selects(camera) == any(fnmatchcase(camera, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_camera_that_is_removed_before_it_was_asked_to_run_leaves_the_rollout(is_held: bool) -> None:
+    fleet = Driver(2)
+    fleet(Start)
+    if not is_held:
+        fleet(Heard, "hall/new", is_online=False)
+    gone = fleet.of(Fate.WAITING)[-1]
+    assert fleet.state.cameras[gone].asked == ("hold" if is_held else "nothing")
+    fleet(Heard, gone, is_online=False)
+    fleet(Forgotten, gone)
+    fleet(Told, gone, 1, "hold")  # said while it was removed
+    assert gone not in fleet.state.cameras
+    assert fleet.notes[-1] == Note("forgotten", gone)
+    assert gone not in [action.camera for action in fleet(Connected).actions]
+    fleet(Heard, gone)
+    assert fleet.state.cameras[gone].asked == "hold", "it was not gone after all"
+
+
+def test_a_camera_that_is_removed_after_the_rollout_was_aborted_is_told_nothing_any_more() -> None:
+    fleet = Driver(2)
+    fleet(Start)
+    [held] = fleet.of(Fate.WAITING)
+    fleet(Abort)
+    fleet(Forgotten, held)
+    assert held not in [action.camera for action in fleet(Connected).actions]
+
+
+def test_a_camera_that_was_asked_to_run_the_release_counts_though_it_is_removed() -> None:
+    fleet = Driver(2)
+    fleet(Start)
+    [canary] = fleet.of(Fate.UPDATING)
+    fleet(Forgotten, canary)
+    assert fleet.of(Fate.UPDATING) == [canary]
+    fleet(Abort)  # recalled, it may have committed all the same: there is a way back to it
+    fleet(Forgotten, canary)
+    assert canary in fleet.state.cameras
+
+
+def test_a_camera_that_failed_before_its_wave_and_is_removed_keeps_its_attempts() -> None:
+    """Asked for the first time once more, it would fail by the report that it made then."""
+    fleet = Driver(2)
+    fleet(Start)
+    [held] = fleet.of(Fate.WAITING)
+    fleet.answer(held, U.FAILED)
+    fleet(Pause)
+    fleet(Heard, held, is_online=False)
+    fleet(Resume)
+    fleet(Resume)
+    fleet(Forgotten, held)
+    assert fleet.state.cameras[held].attempt == 1
