@@ -13,8 +13,11 @@ from protocol.release import CARD_FILE, MANIFEST_FILE, MODEL_FILE, SIGNATURE_FIL
 from protocol.rollouts import Desired
 from protocol.signature import Signature, Statement, TrustedKeys, key_id
 from protocol.topics import SEGMENT, SHORT_DIGEST
-from trainer.folder import read_release, sync
+from trainer.folder import alone, read_release, sync
 from trainer.keys import LONGEST_ROLLOUT, read_private, sign
+
+FILES = (MANIFEST_FILE, SIGNATURE_FILE, MODEL_FILE, CARD_FILE)
+HALF = ".part"
 
 
 @dataclass(frozen=True)
@@ -75,20 +78,32 @@ class Shelf:
         """Copies a release onto the shelf, whole or not at all; raises Rejected when it may not be shipped."""
         shipment = read_shipment(folder)
         shipment.check(self._trusted, datetime.now(UTC))
-        target = self._folder / shipment.name
         if not self.holds(shipment.name):
-            half = target.with_suffix(".part")
-            for left in (half, target):
+            files = {file.name: file.read_bytes() for name in FILES if (file := folder / name).is_file()}
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with alone(self._folder.with_suffix(".lock")):
+                if not self.holds(shipment.name):  # nor has another process put it there meanwhile
+                    self._write(shipment.name, files)
+        return shipment
+
+    def _write(self, name: str, files: dict[str, bytes]) -> None:
+        """Makes a release's folder in place of a damaged one; raises OSError, which names the shelf. Halves of killed processes are removed."""
+        target = self._folder / name
+        half = target.with_suffix(HALF)
+        try:
+            for left in (target, *self._folder.glob(f"*{HALF}")):
                 shutil.rmtree(left, ignore_errors=True)
-            half.mkdir(parents=True)
-            for name in (MANIFEST_FILE, SIGNATURE_FILE, MODEL_FILE, CARD_FILE):
-                if (folder / name).is_file():
-                    shutil.copyfile(folder / name, half / name)
-                    sync(half / name)
+            half.mkdir()
+            for own, data in files.items():
+                (half / own).write_bytes(data)
+                sync(half / own)
             sync(half)
             half.rename(target)
             sync(self._folder)
-        return shipment
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._folder)) from None
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
 
     def holds(self, name: str) -> bool:
         """Whether a release is there, and whole."""

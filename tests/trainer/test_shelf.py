@@ -1,16 +1,20 @@
 """The coordinator's shelf: what was put on it stays what it was."""
 
+import multiprocessing
 import re
+import resource
 import shutil
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rig import ROOT
 
-from protocol.errors import Rejected
+from protocol.errors import Rejected, in_one_line
 from protocol.release import MODEL_FILE
 from protocol.signature import Statement, key_id, public_text
 from trainer import keys
@@ -34,6 +38,40 @@ def test_putting_a_release_twice_is_putting_it_once(tmp_path: Path, classifier_r
     keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
     assert shelf.put(folder).name == shelf.put(folder).name
     assert len(list((tmp_path / "shelf").iterdir())) == 1
+
+
+def put_at_once(folder: Path, shelf: Path, at: Any) -> str:
+    at.wait()
+    return Shelf(shelf, {}).put(folder).name
+
+
+def test_processes_that_put_one_release_at_once_put_it_once(tmp_path: Path, classifier_release: Path) -> None:
+    folder = shutil.copytree(classifier_release, tmp_path / "release")
+    keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
+    context, rounds = multiprocessing.get_context("spawn"), 10
+    with ProcessPoolExecutor(3, context) as pool, context.Manager() as manager:
+        for number in range(rounds):
+            shelf, at = tmp_path / f"shelf-{number}", manager.Barrier(3)
+            [name] = {done.result(60) for done in [pool.submit(put_at_once, folder, shelf, at) for _ in range(3)]}
+            assert [path.name for path in shelf.iterdir()] == [name]
+            assert Shelf(shelf, {}).holds(name)
+
+
+def test_a_full_disk_is_told_of_the_shelf_and_leaves_no_half(tmp_path: Path, classifier_release: Path) -> None:
+    folder, shelf = shutil.copytree(classifier_release, tmp_path / "release"), tmp_path / "shelf"
+    keys.sign(folder, Ed25519PrivateKey.generate(), 7, None, "0", 32 * 1024)
+    (shelf / "classifier-6-0123456789ab.part").mkdir(parents=True)  # of a process that was killed
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match=f"{shelf}'$") as caught:
+            Shelf(shelf, {}).put(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert in_one_line(caught.value) == f"{shelf}: File too large"
+    assert list(shelf.iterdir()) == []
+    name = Shelf(shelf, {}).put(folder).name
+    assert [path.name for path in shelf.iterdir()] == [name]
 
 
 def test_a_release_that_lost_its_model_in_a_power_cut_is_healed_by_putting_it_again(tmp_path: Path, classifier_release: Path) -> None:
