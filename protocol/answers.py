@@ -3,10 +3,10 @@
 from collections import deque
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from protocol.errors import Rejected
-from protocol.messages import MAX_TEXT, Command, CommandAck
+from protocol.messages import MAX_ID, MAX_TEXT, Command, CommandAck
 from protocol.rollouts import RolloutAck, RolloutCommand
 
 A = TypeVar("A", CommandAck, RolloutAck)
@@ -15,13 +15,15 @@ REMEMBERED = 100
 
 
 class _Asked(BaseModel):
-    id: Annotated[str, Field(min_length=1, max_length=64)]
+    model_config = ConfigDict(strict=True)
+
+    id: Annotated[str, Field(min_length=1)] | int | FiniteFloat
 
 
 def refused(ack: type[A], payload: bytes, error: Rejected) -> A | None:
-    """The answer to a command that cannot be read; None where it has no id to be answered by."""
+    """The answer to a command that cannot be read; None where it has no id. A number is answered as text, a long id as its beginning."""
     try:
-        id_ = _Asked.model_validate_json(payload).id
+        id_ = str(_Asked.model_validate_json(payload).id)[:MAX_ID]
     except ValidationError:
         return None
     return ack(id=id_, ok=False, reason=str(error)[:MAX_TEXT])

@@ -24,6 +24,8 @@ Milliseconds = Annotated[float, Field(ge=0)]
 MAX_TEXT = 500
 """Longer texts are cut before they are said."""
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+MAX_ID = 64
+CommandId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 
 
 class Message(BaseModel):
@@ -242,7 +244,8 @@ class Snapshot(Message):
 
 class Command(Message):
     """Asks one camera for something; answered on `command/ack` with the same id. Retained and expired commands are ignored.
-    One that cannot be read is refused there too, with the reason, where it is JSON with an `id`.
+    One that cannot be read is refused there too, with the reason, where it is JSON with an `id`: a number as text,
+    the first 64 characters of a longer one.
 
     Operations: `report` (say birth, health and state again), `restart_capture`, `detect` with `{"on": true}` or `{"on": false}` (which
     lasts until the agent ends: one that starts detects), and `snapshot` (a picture, every face in it blurred, where the settings allow it;
@@ -251,8 +254,9 @@ class Command(Message):
 
     topic = topics.COMMAND
     v: Literal[1] = 1
-    id: Annotated[str, Field(min_length=1, max_length=64)]
-    """Chosen by the sender, anew for each: what comes again is answered again and not done again, another command under the same id is refused."""
+    id: CommandId
+    """A text of 1 to 64 characters, chosen by the sender, anew for each: what comes again is answered again and not done again, another command
+    under the same id is refused."""
     op: Text
     args: dict[str, bool | int | float | Text] = {}
     expires: AwareDatetime | None = None

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from protocol import topics
 from protocol.errors import Reason, Rejected
-from protocol.messages import Count, Message, Milliseconds, Model, PlainMessage, Text
+from protocol.messages import CommandId, Count, Message, Milliseconds, Model, PlainMessage, Text
 from protocol.release import MAX_CHUNK_BYTES
 from protocol.signature import Signature
 
@@ -240,7 +240,8 @@ class RolloutLog(Message):
 
 class RolloutCommand(Message):
     """Asks the coordinator for something; answered on `rollout/command/ack` with the same id. Retained commands are ignored.
-    One that has expired is refused there, with the reason; so is one that cannot be read, where it is JSON with an `id`.
+    One that has expired is refused there, with the reason; so is one that cannot be read, where it is JSON with an `id`: a number as text,
+    the first 64 characters of a longer one.
 
     Operations: `start` with args `release` (a release on the coordinator's shelf), `select` (`site/camera` patterns) and any rules
     (`waves`, `threshold`, `quorum`, `soak_s`, `answer_s`, `max_failures`, `max_failure_share`); `pause`, `resume` and `abort`, with
@@ -250,8 +251,9 @@ class RolloutCommand(Message):
     topic = topics.ROLLOUT_COMMAND
     max_bytes = 60_000  # some thousands of names; brokers are told to take 65,536
     v: Literal[1] = 1
-    id: Annotated[str, Field(min_length=1, max_length=64)]
-    """Chosen by the sender, anew for each: what comes again is answered again and not done again, another command under the same id is refused."""
+    id: CommandId
+    """A text of 1 to 64 characters, chosen by the sender, anew for each: what comes again is answered again and not done again, another command
+    under the same id is refused."""
     op: Literal["start", "pause", "resume", "abort", "rollback", "status"]
     rollout: Text = ""
     """Which rollout; the one that is under way when empty."""

@@ -102,7 +102,7 @@ async def test_a_command_with_a_wrong_field_is_answered(mosquitto, tmp_path: Pat
         async with running(mosquitto, tmp_path), asyncio.timeout(30):
             while (await anext(user.messages)).payload != b"online":
                 pass
-            for unnamed in ("nonsense", "[1]", '{"op": "report"}', '{"id": 5, "op": "report"}', '{"id": "", "op": "report"}'):
+            for unnamed in ("nonsense", "[1]", '{"op": "report"}', '{"id": null, "op": "report"}', '{"id": "", "op": "report"}'):
                 await user.publish(COMMAND.build(DOOR), unnamed, qos=1)
             for field, value in wrong.items():
                 await user.publish(COMMAND.build(DOOR), json.dumps({"id": field, "op": "report", field: value}), qos=1)
