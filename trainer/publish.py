@@ -23,7 +23,8 @@ RATE_BYTES_S = 128 * 1024
 ECHO_S = 20.0
 """A broker that has not passed a chunk on by then has refused it; one that ends the connection has done so at once."""
 PATIENCE = 20
-"""So many times a camera may wish for every chunk of a release: loss needs a few, only a hostile client needs more."""
+"""So many times a camera may wish for every chunk of a release: loss needs a few, only a hostile client needs more. A chunk that is still to be
+sent is not counted again, however slowly that goes."""
 MAX_WAITING = 10_000
 
 Find = Callable[[str], Shipment | None]
@@ -76,7 +77,7 @@ class Publisher:
                 continue
             total = len(shipment.manifest.chunks)
             who = (address.release, camera)
-            self._wished[who] += len(want.chunks)
+            self._wished[who] += len(set(want.chunks) - self._wishes[address.release])
             if self._wished[who] > PATIENCE * total:
                 log.warning("%s has wished for %d chunks of a model of %d: not served any more", camera, self._wished[who], total)
                 continue

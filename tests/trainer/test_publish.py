@@ -98,6 +98,19 @@ async def test_only_what_is_being_shipped_is_served_and_nobody_is_served_for_eve
         assert publisher.bytes_sent == SIZE
 
 
+async def test_who_asks_again_for_what_is_still_to_be_sent_loses_no_patience(mosquitto, shipment: Shipment, monkeypatch, caplog) -> None:
+    """As every camera does while chunks are sent slowly."""
+    monkeypatch.setattr("trainer.publish.PATIENCE", 1)
+    async with served(mosquitto.port, shipment) as (client, publisher, got):
+        for _ in range(5):
+            await wish(client, shipment, 0, 1, 2, 3)
+        await until(lambda: len(got) == 4)
+        assert publisher._wished == {(shipment.short_digest, "s/a"): 4}
+        assert "not served any more" not in caplog.text
+        await wish(client, shipment, 0)
+        await until(lambda: "not served any more" in caplog.text)
+
+
 async def test_a_model_that_was_signed_again_in_fewer_chunks_goes_on_being_served(mosquitto, shipment: Shipment) -> None:
     """It happens between a wish and its answer; who wished asks again."""
     async with served(mosquitto.port, shipment) as (client, publisher, got):
