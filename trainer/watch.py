@@ -100,6 +100,7 @@ class Coordinator:
         self._woke_s = _woke_s()
         self._connected = asyncio.Event()
         self._answers = Answers[RolloutAck]()
+        self._session = 0
         self._connected_s = deque([-math.inf], maxlen=OFTEN)
         """When it connected, the latest last."""
 
@@ -151,7 +152,11 @@ class Coordinator:
             await asyncio.sleep(LEASE_S / 3)
             self._journal.renew()
 
-    def _on_connection(self, _: int) -> tuple[Message, ...]:
+    def _on_connection(self, session: int) -> tuple[Message, ...]:
+        """A greeting that is said once more in the same session, as after a stale `offline`, is no new connection."""
+        if session == self._session:
+            return ()
+        self._session = session
         self._heard.append(Connected(time.time()))
         self._connected_s.append(time.monotonic())
         if self._connected_s[-1] - self._connected_s[0] < OFTEN_S:

@@ -102,10 +102,31 @@ async def test_states_of_rollouts_that_it_does_not_know_or_of_long_ago_are_delet
                 await anext(aiter(client.messages))
 
 
+async def test_a_stale_offline_of_its_own_is_unsaid_and_is_no_new_connection(tmp_path: Path, mosquitto, caplog: pytest.LogCaptureFixture) -> None:
+    """A bridge may bring one back. No camera is thought away for it, and no answer gets more time."""
+    stop, status = asyncio.Event(), "maskfleet/coordinator/status"
+    coordinator = Coordinator(WatchSettings(Broker(port=mosquitto.port), "maskfleet", tmp_path))
+    running = asyncio.create_task(coordinator.run(stop))
+    async with asyncio.timeout(60), aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+        await client.subscribe(status, qos=1)
+        assert (await anext(client.messages)).payload == b"online"
+        await client.publish("maskfleet/camera/hall/door/status", b"online", qos=1)
+        while not coordinator.online:
+            await asyncio.sleep(0.05)
+        for _ in range(OFTEN):
+            await client.publish(status, b"offline", qos=1)
+            assert [(await anext(client.messages)).payload for _ in range(2)] == [b"offline", b"online"]
+        await asyncio.sleep(0.2)
+        assert coordinator.online == 1
+    assert "another coordinator" not in caplog.text
+    stop.set()
+    await running
+
+
 async def test_who_is_thrown_off_again_and_again_says_why_that_may_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     coordinator = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path))
-    for _ in range(OFTEN - 1):
-        coordinator._on_connection(1)
+    for session in range(1, OFTEN):
+        coordinator._on_connection(session)
     assert not caplog.messages
-    coordinator._on_connection(1)
+    coordinator._on_connection(OFTEN)
     assert "is another coordinator at work for base maskfleet" in caplog.text
