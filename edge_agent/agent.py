@@ -20,7 +20,7 @@ from edge_agent.fetch import fetch
 from edge_agent.install import Installer
 from edge_agent.installed import folder_of, pinned, recall, slots_of
 from edge_agent.load import Eyes, load_eyes, load_pipeline
-from edge_agent.outbox import Outbox
+from edge_agent.outbox import Outbox, warn_of_others
 from edge_agent.pipeline import Seen
 from edge_agent.prometheus import Exporter
 from edge_agent.publish import Publisher, Teller
@@ -69,8 +69,10 @@ class Agent:
         self._vitals = Vitals()
         self._exporter = Exporter(settings.address, settings.prometheus_port)
         address = settings.address
-        self._outbox = Outbox(settings.state_dir / f"{address.name}.sqlite", settings.outbox.limits())
+        outbox_file = settings.state_dir / f"{address.name}.sqlite"
+        self._outbox = Outbox(outbox_file, settings.outbox.limits())
         self._outbox.end_orphans()
+        warn_of_others(settings.state_dir, outbox_file)
         broker = settings.broker.broker()
         self._link = Link(broker, address.name, Presence(address, self._greeting))
         self._publisher = Publisher(self._link, address, self._outbox)

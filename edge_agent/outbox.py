@@ -3,6 +3,7 @@
 Nothing else is stored: telemetry that cannot be sent at its time is worth nothing later, and takes no room from an alert.
 """
 
+import contextlib
 import fcntl
 import logging
 import sqlite3
@@ -228,6 +229,23 @@ class Outbox:
         complaint = f"{error}; {len(self._in_memory)} messages wait in memory"
         log.log(logging.DEBUG if complaint == self._complaint else logging.WARNING, "outbox %s: %s", self._path, complaint)
         self._complaint = complaint
+
+
+def warn_of_others(folder: Path, own: Path) -> None:
+    """Warns of each other outbox in a folder in which something waits: of a camera that was renamed. One that an agent has open is left alone."""
+    for path in sorted(folder.glob("*.*.*.sqlite")):
+        try:
+            held = 0 if path == own or not path.is_file() else _count(path)
+        except (OSError, sqlite3.Error):  # it is another's, or not an outbox
+            continue
+        if held:
+            log.warning("%s: %d messages of %s wait there; run the agent once under that base, site and camera to send them", path, held, path.stem)
+
+
+def _count(path: Path) -> int:
+    """How many messages an agent that opens this outbox would have to send; raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as db:
+        return int(db.execute("SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM open_incident)").fetchone()[0])
 
 
 def _open(path: Path) -> sqlite3.Connection:

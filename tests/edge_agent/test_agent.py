@@ -14,6 +14,7 @@ import pytest
 from live import listening, running
 
 from edge_agent.demo_scene import DemoScene
+from edge_agent.outbox import Outbox
 from edge_agent.publish import REPLAYED_S
 from protocol.messages import Alert, Birth, Health, IncidentEnded, NoMask, Status, Telemetry
 
@@ -37,6 +38,15 @@ async def test_one_alert_then_a_clean_stop_that_ends_it(mosquitto, tmp_path: Pat
     assert telemetry.model.startswith("gate")
     assert telemetry.faces > 0.9
     assert 20 < telemetry.memory_mb < 400
+
+
+async def test_an_agent_under_a_new_name_warns_of_what_waits_under_the_old_one(mosquitto, tmp_path: Path) -> None:
+    box = Outbox(tmp_path / "state" / "maskfleet.home.before.sqlite")
+    box.put(Alert(id="1", boot="b", seq=1, started="2026-01-01T00:00:00Z", p_no_mask=0.9, votes="5/5", faces=1, model="m"))
+    box.close()
+    async with running(mosquitto, tmp_path) as process, asyncio.timeout(60):
+        while b"messages of maskfleet.home.before wait there" not in (line := await process.stderr.readline()):
+            assert line
 
 
 def stored(tmp_path: Path) -> int:

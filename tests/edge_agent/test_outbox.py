@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.outbox import Limits, Outbox
+from edge_agent.outbox import Limits, Outbox, warn_of_others
 from protocol.errors import DeviceError
 from protocol.messages import Alert, IncidentEnded
 
@@ -306,6 +307,29 @@ def test_a_row_that_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> Non
     box._db.execute("UPDATE outbox SET payload = 'from another version' WHERE number = 1")
     assert drain(box) == [alert(2)]
     assert (box.lost, box.depth) == (1, 0)
+
+
+def test_what_waits_under_the_name_that_a_camera_had_is_told_of_and_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("new", "cam7", "empty", "busy", "junk", "folder", "pipe")
+    own, old, empty, busy, junk, folder, pipe = (tmp_path / f"maskfleet.lobby.{name}.sqlite" for name in names)
+    for path in (own, old, empty, busy):
+        box = opened(path)
+        for message in (alert(1), ended(1), alert(2)) if path != empty else ():
+            box.put(message)
+        if path != busy:  # an agent has it
+            box.close()
+    junk.write_bytes(b"no database")
+    folder.mkdir()
+    os.mkfifo(pipe)
+    warn_of_others(tmp_path, own)
+    says = "4 messages of maskfleet.lobby.cam7 wait there; run the agent once under that base, site and camera to send them"
+    assert caplog.messages == [f"{old}: {says}"], "two alerts, two ends: nobody has told the second"
+    caplog.clear()
+    warn_of_others(tmp_path / "none", own)
+    assert not caplog.messages
+    box = opened(old)
+    box.end_orphans()
+    assert [message.id for message in drain(box)] == ["b-1", "b-1", "b-2", "b-2"]
 
 
 @pytest.fixture
