@@ -142,6 +142,12 @@ async def test_a_rollout_from_the_command_line_survives_kill_9_and_goes_back(fle
     await fleet.until(lambda: fleet.states[-1].phase == "done" and fleet.states[-1].version == "1")
     assert fleet.states[-1].committed == COUNT
 
+    newest = max((fleet.folder / "watch" / "releases").iterdir(), key=lambda path: path.stat().st_mtime)
+    code, text = await fleet.command("rollout", "start", newest, *RULES)  # for who came too late for the way back
+    assert code == 0, text
+    await fleet.until(lambda: fleet.states[-1].phase == "done" and fleet.states[-1].waves == 4)
+    assert (fleet.states[-1].committed, fleet.states[-1].version) == (COUNT, "1")
+
 
 async def test_orders_that_cannot_be_are_answered_in_one_line(fleet: Fleet) -> None:
     assert fleet.link is not None
