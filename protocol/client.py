@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import threading
 from typing import Any, Self
@@ -10,6 +11,8 @@ import aiomqtt
 
 CONNECTING_LOOK_S = 0.01
 LOST = "the connection was lost"
+TLS_ALERT = re.compile(r"failed to receive on socket: \[SSL: .*\balert ([a-z ]+?) \(")
+"""What the library logs of a broker that says, once it has looked at our certificate, why it does not go on."""
 UNSPECIFIED = 128
 """Code of a connection that the other side closed."""
 REFUSED = 128
@@ -20,6 +23,8 @@ class Client(aiomqtt.Client):
     """One MQTT connection, used once."""
 
     _is_connecting = _is_let_go = False
+    refusal = ""
+    """Why the broker ended TLS, as of a certificate that has expired; empty where it did not, or has not said."""
 
     async def __aenter__(self) -> Self:
         """Raises MqttError also when the connection was lost before anybody could look: aiomqtt forgets that, and waits for ever."""
@@ -55,9 +60,15 @@ class Client(aiomqtt.Client):
             if not self._disconnected.done():
                 self._disconnected.set_exception(error)
 
+    def _on_log(self, client: Any, userdata: Any, level: Any, text: str) -> None:  # noqa: ARG002
+        """The library itself raises no more than that a connection was lost. Runs in any thread."""
+        if found := TLS_ALERT.match(text):
+            self.refusal = f"the broker ended TLS: {found[1]}"
+
     def _client_connect(self) -> None:
         """Runs in a thread, which goes on when the task that waits for it is cancelled."""
         self._is_connecting = True
+        self._client.on_log = self._on_log
         try:
             self._look_up()
             if not self._is_let_go:

@@ -197,7 +197,7 @@ class Link:
                     self._session += 1
                     await self._serve(client)
             except (aiomqtt.MqttError, LinkError, OSError, ValueError) as error:  # the last: a host name that cannot be one
-                problem = cause_of(error)
+                problem = client.refusal or cause_of(error)
                 level = logging.WARNING if attempt == 0 or problem != self.problem else logging.DEBUG
                 self.problem = problem
                 log.log(level, "%s:%d: %s; trying again", self._broker.host, self._broker.port, problem)

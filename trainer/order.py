@@ -29,7 +29,8 @@ async def connected(broker: Broker, base: str) -> AsyncIterator[Link]:
             async with asyncio.timeout(CONNECT_S):
                 await link.wait_online()
         except TimeoutError:
-            raise LinkError(f"no connection to {broker.host}:{broker.port} in {CONNECT_S:.0f} s; is the broker running?") from None
+            why = f" ({link.problem})" if link.problem else ""
+            raise LinkError(f"no connection to {broker.host}:{broker.port} in {CONNECT_S:.0f} s{why}; is the broker running?") from None
         yield link
 
 
@@ -46,7 +47,8 @@ async def order(link: Link, base: str, op: Op, rollout: str = "", **args: Any) -
         async with asyncio.timeout(ANSWER_S):
             ack = await _answer(link, base, command)
     except TimeoutError:
-        raise LinkError(f"no coordinator answered in {ANSWER_S:.0f} s; is `maskfleet-trainer watch` running?") from None
+        why = "is `maskfleet-trainer watch` running, and may this client write and read at the broker what it must?"
+        raise LinkError(f"no coordinator answered in {ANSWER_S:.0f} s; {why}") from None
     if not ack.ok:
         raise Rejected(Reason.BAD_INPUT, ack.reason)
     return ack

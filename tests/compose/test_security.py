@@ -18,11 +18,12 @@ from rig import ROOT, Mosquitto, running_mosquitto, shipped_lines
 from compose.simulated import Camera
 from compose.throwaway import shipped, sign_release
 from protocol.broker import Broker
+from protocol.errors import LinkError
 from protocol.link import Link
 from protocol.rollouts import RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import CAMERA_TOPICS, DESIRED, DISCOVERY, Address
-from trainer.order import order
+from trainer.order import connected, order
 from trainer.shelf import Shelf
 from trainer.watch import SHELF_FOLDER, Coordinator, WatchSettings
 
@@ -177,6 +178,17 @@ async def test_without_a_certificate_of_the_authority_nobody_is_let_in(guarded, 
         with pytest.raises(aiomqtt.MqttError):
             async with aiomqtt.Client("127.0.0.1", guarded.port, tls_context=context, timeout=5) as own:
                 await own.subscribe("maskfleet/#")  # TLS 1.3 tells the client only now
+
+
+async def test_an_order_that_the_broker_drops_or_does_not_let_in_says_what_it_may_be(guarded, authority, monkeypatch) -> None:
+    monkeypatch.setattr("trainer.order.ANSWER_S", 1)
+    async with connected(as_user(guarded, authority, "operator"), "maskfleet") as link:
+        with pytest.raises(LinkError, match="may this client write"):
+            await order(link, "maskfleet", "pause")
+    monkeypatch.setattr("trainer.order.CONNECT_S", 2)
+    with pytest.raises(LinkError, match="certificate required"):
+        async with connected(Broker("127.0.0.1", guarded.port, is_tls=True, ca_file=authority.folder / "ca.crt"), "maskfleet"):
+            pass
 
 
 async def test_a_rollout_works_under_these_rules(guarded, authority, tmp_path) -> None:

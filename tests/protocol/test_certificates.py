@@ -1,6 +1,7 @@
 """Certificates that are renewed on disk under a link that runs: against a real mosquitto with TLS."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,11 @@ class Guarded:
         files = (f"cafile {folder}/ca.crt", f"certfile {folder}/broker.crt", f"keyfile {folder}/broker.key")
         self.mosquitto = Mosquitto(folder, (*files, "require_certificate true", "allow_anonymous true"))
 
-    def renew(self) -> None:
-        """All of them, of another authority."""
+    def renew(self, until: timedelta = timedelta(hours=1)) -> None:
+        """All of them, of another authority; the camera's good until then, from now on."""
         authority = Authority(self.folder)
         authority.vouch("broker")
-        authority.vouch("door")
+        authority.vouch("door", until)
 
     def broker(self) -> Broker:
         files = {"ca_file": self.folder / "ca.crt", "cert_file": self.folder / "door.crt", "key_file": self.folder / "door.key"}
@@ -73,6 +74,22 @@ async def test_a_certificate_that_is_half_written_leaves_the_last_one_in_use(tmp
     (warned,) = [record.message for record in caplog.records if "cert_file" in record.message]
     assert "door.crt" in warned
     assert "what was read before is used" in warned
+
+
+@pytest.mark.parametrize(("late", "says"), [(True, "certificate expired"), (False, "certificate required")])
+async def test_why_the_broker_ended_tls_is_told(tmp_path: Path, late: bool, says: str) -> None:
+    """TLS 1.3 lets a client in before the broker has looked at its certificate."""
+    guarded = Guarded(tmp_path)
+    if late:
+        guarded.renew(timedelta(minutes=-1))
+    guarded.mosquitto.start()
+    own = guarded.broker() if late else broker(guarded.mosquitto, is_tls=True, ca_file=tmp_path / "ca.crt")
+    try:
+        async with Link(own, "camera") as link:
+            await eventually(lambda: link.problem)
+            assert link.problem == f"the broker ended TLS: {says}"
+    finally:
+        guarded.mosquitto.stop()
 
 
 async def test_a_certificate_that_cannot_be_used_at_the_start_is_refused_at_once(tmp_path: Path) -> None:
