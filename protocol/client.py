@@ -69,6 +69,7 @@ class Client(aiomqtt.Client):
         """Runs in a thread, which goes on when the task that waits for it is cancelled."""
         self._is_connecting = True
         self._client.on_log = self._on_log
+        self._client.disable_logger()  # the link says once what the library would at each attempt
         try:
             self._look_up()
             if not self._is_let_go:
@@ -122,7 +123,6 @@ class Client(aiomqtt.Client):
     async def let_go(self) -> None:
         """Hangs up for good: a thread that still connects is waited for, or its socket would outlive the loop that serves it."""
         self._is_let_go = True
-        self._client.disable_logger()  # what it meets from here on is no news
         while self._is_connecting:
             await asyncio.sleep(CONNECTING_LOOK_S)
         await asyncio.sleep(0)  # what the thread asked of the loop comes first
