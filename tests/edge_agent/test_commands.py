@@ -14,18 +14,13 @@ import numpy as np
 import pytest
 from claims import write_claim
 from live import killed_at_last
-from rig import MOSQUITTO, ROOT, Mosquitto, free_port, missing
+from rig import HEEDS_MODES, MOSQUITTO, ROOT, Mosquitto, free_port, missing
 
 from edge_agent.demo_scene import DemoScene
 from edge_agent.gstreamer import INSPECT
 
 LOUD = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
 """The environment as a person has it; the agent imported here has set these."""
-
-HEEDS_MODES = (
-    "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, right) for right in (1, 2)]; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-)
-"""Runs what follows without root's rights to read and enter all files: those (1, 2) are dropped (24) for good."""
 
 
 def agent(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
