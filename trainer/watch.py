@@ -7,24 +7,23 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from protocol import topics
-from protocol.answers import REMEMBERED, Answers, refused
+from protocol.answers import REMEMBERED
 from protocol.broker import Broker
-from protocol.errors import DeviceError, FleetError, LinkError, Reason, Rejected, in_one_line
+from protocol.errors import DeviceError, LinkError, Rejected
 from protocol.link import Link, Presence
-from protocol.messages import MAX_TEXT, Message, RawMessage
-from protocol.rollouts import CoordinatorStatus, Report, Reported, RolloutAck, RolloutCommand
+from protocol.messages import Message, RawMessage
+from protocol.rollouts import CoordinatorStatus, Report, Reported
 from protocol.signature import TrustedKeys
 from protocol.tasks import end_all
 from protocol.topics import Fleet, RolloutAddress
-from trainer.book import Book, StartArgs
+from trainer.book import Book
 from trainer.journal import LEASE_S, Journal
+from trainer.obey import AnyOrder, Orders
 from trainer.publish import RATE_BYTES_S, Publisher
-from trainer.rollout import allows
-from trainer.rollout_state import Abort, Answered, ClockSet, Connected, Event, Forgotten, Heard, Known, Pause, Phase, Resume, Tick, Unreadable
+from trainer.rollout_state import Answered, ClockSet, Connected, Event, Forgotten, Heard, Known, Tick, Unreadable
 from trainer.say import Mouth
 from trainer.shelf import Shelf
 
@@ -53,13 +52,6 @@ class AnyReport(RawMessage):
 
     topic = topics.REPORTED
     max_bytes = 1_000_000
-
-
-class AnyOrder(RawMessage):
-    """A command to the coordinator as bytes: what cannot be read must be answered, not vanish."""
-
-    topic = topics.ROLLOUT_COMMAND
-    max_bytes = RolloutCommand.max_bytes
 
 
 class AnyState(RawMessage):
@@ -99,7 +91,7 @@ class Coordinator:
         self._heard: list[Event] = []
         self._woke_s = _woke_s()
         self._connected = asyncio.Event()
-        self._answers = Answers[RolloutAck]()
+        self._orders = Orders(self._book, self._find_cameras, self._decide_now)
         self._session = 0
         self._connected_s = deque([-math.inf], maxlen=OFTEN)
         """When it connected, the latest last."""
@@ -256,78 +248,14 @@ class Coordinator:
             async for _, order, is_retained in orders:
                 if is_retained:
                     log.warning("a rollout command is retained, and ignored")
-                elif (ack := await self._answer_to(order.payload)) is not None:
+                elif (ack := await self._orders.answer(order.payload)) is not None:
                     with contextlib.suppress(LinkError):  # the sender asks again
                         await self._link.send(self._fleet, ack)
-
-    async def _answer_to(self, payload: bytes) -> RolloutAck | None:
-        """Carries out an order that is new; None when nobody can be answered."""
-        try:
-            command = RolloutCommand.decode(payload)
-        except Rejected as error:
-            log.warning("a rollout command is refused: %s", error)
-            return refused(RolloutAck, payload, error)
-        if command.op in ("start", "rollback"):
-            await self._find_cameras()
-        return self._answers.to(command) or _expired(command) or self._carry_out(command)
-
-    def _carry_out(self, command: RolloutCommand) -> RolloutAck:
-        self._decide_now()
-        try:
-            rollout = self._do(command)
-            entry = self._book.entries.get(rollout)
-            ack = RolloutAck(id=command.id, ok=True, rollout=rollout, cameras=len(entry.state.cameras) if entry else None)
-        except DeviceError:
-            raise
-        except (FleetError, OSError) as error:  # the second: a release on the shelf that cannot be read
-            ack = RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=in_one_line(error)[:MAX_TEXT])
-        log.info("rollout command %r (%s): %s", command.id, command.op, ack.reason or "done")
-        self._answers.keep(command, ack)
-        return ack
-
-    def _do(self, command: RolloutCommand) -> str:
-        """Does it, and returns the rollout that it is about; raises Rejected."""
-        if command.op == "start":
-            return self._book.start(StartArgs.parse(command.args))
-        rollout = command.rollout or self._book.current()
-        if command.op == "status":
-            self._book.say_all()
-            return rollout
-        if rollout not in self._book.entries:
-            raise Rejected(Reason.BAD_PAYLOAD, self._not_open(rollout))
-        reason = str(command.args.get("reason") or "asked for")[:200]
-        if command.op == "rollback":
-            return self._book.roll_back(rollout, str(command.args.get("release", "")), reason)
-        now_s = time.time()
-        event = {"pause": Pause(now_s, reason), "resume": Resume(now_s), "abort": Abort(now_s, reason)}[command.op]
-        state = self._book.entries[rollout].state
-        if not allows(state, type(event)):
-            stands = "superseded by a newer one" if state.is_superseded else state.phase
-            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} is {stands}: it cannot {command.op}")
-        self._book.do(rollout, event)
-        state = self._book.entries[rollout].state
-        if command.op == "resume" and state.phase is Phase.PAUSED:
-            raise Rejected(Reason.BAD_PAYLOAD, f"rollout {rollout} stays paused: {state.reason}; resume again to let that pass")
-        return rollout
-
-    def _not_open(self, rollout: str) -> str:
-        which = f"no rollout {rollout!r} is open" if rollout else "no rollout is open"
-        return f"{which}; open are {', '.join(self._book.entries)}" if self._book.entries else which
 
 
 def _woke_s() -> float:
     """When the machine woke, by its clock as it is set now."""
     return time.time() - time.monotonic()
-
-
-def _expired(command: RolloutCommand) -> RolloutAck | None:
-    """The refusal of an order that came too late, or whose sender's clock is behind ours; None when it did not."""
-    now = datetime.now(UTC)
-    if command.expires is None or command.expires > now:
-        return None
-    log.warning("rollout command %r (%s): expired, refused", command.id, command.op)
-    reason = f"expired at {command.expires.astimezone(UTC):%F %T} UTC, and the coordinator's clock shows {now:%F %T}: is one of the clocks wrong?"
-    return RolloutAck(id=command.id, ok=False, rollout=command.rollout, reason=reason)
 
 
 def _name(address: topics.Address) -> str:

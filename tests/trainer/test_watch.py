@@ -39,7 +39,7 @@ async def test_a_release_that_the_system_does_not_let_us_read_is_a_refusal(tmp_p
     release = tmp_path / SHELF_FOLDER / "classifier-1"
     release.mkdir(parents=True)
     (release / "manifest.json").symlink_to("x" * 300)  # as root, who may read all, a name that is too long
-    ack = coordinator._carry_out(RolloutCommand(id="1", op="start", args={"release": release.name}))
+    ack = coordinator._orders.carry_out(RolloutCommand(id="1", op="start", args={"release": release.name}))
     assert (ack.ok, ack.reason) == (False, f"{release}/manifest.json: File name too long")
 
 
@@ -53,7 +53,7 @@ async def test_a_resume_that_does_not_go_on_is_a_refusal_with_the_reason(tmp_pat
     ids = itertools.count()
 
     def says(op: str, **args: str) -> RolloutAck:
-        return coordinator._carry_out(RolloutCommand(id=str(next(ids)), op=op, args=args))
+        return coordinator._orders.carry_out(RolloutCommand(id=str(next(ids)), op=op, args=args))
 
     coordinator._book.hear(Heard(time.time(), "hall/door"))
     rollout = says("start", release=release).rollout
@@ -70,7 +70,7 @@ async def test_a_resume_that_does_not_go_on_is_a_refusal_with_the_reason(tmp_pat
 @pytest.mark.parametrize(("rollout", "words"), [("", "no rollout is open"), ("r9", "no rollout 'r9' is open")])
 async def test_an_order_where_nothing_is_open_is_refused_in_plain_words(tmp_path: Path, op: str, rollout: str, words: str) -> None:
     coordinator = Coordinator(WatchSettings(Broker(), "maskfleet", tmp_path))
-    ack = coordinator._carry_out(RolloutCommand(id="1", op=op, rollout=rollout))
+    ack = coordinator._orders.carry_out(RolloutCommand(id="1", op=op, rollout=rollout))
     assert (ack.ok, ack.reason) == (False, words)
 
 
