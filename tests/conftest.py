@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from rig import DATA, ROOT, Mosquitto, missing, running_mosquitto
 
 # Small trainings on several threads wait for each other more than they work, here and in the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("untimed", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("untimed")
 
 
 @pytest.fixture

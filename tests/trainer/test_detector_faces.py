@@ -17,7 +17,7 @@ def ground_with(boxes):
     return Scene(image, boxes_M4, np.full((len(boxes_M4), 10), np.nan, np.float32), np.ones(len(boxes_M4), np.bool_))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SEEDS)
 def test_faces_are_added_where_none_is(seed):
     known = [[40, 40, 240, 240]]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.detector_loss import Targets, assign, candidates, corners, decode, detection_loss, eiou_loss, iou, priors
@@ -37,7 +37,6 @@ def test_priors_run_row_by_row_through_the_strides():
     assert places[-1].tolist() == [32, 32, 32]
 
 
-@settings(deadline=None)
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(4, 100), st.floats(4, 100))
 def test_decoding_what_was_encoded_gives_the_box(x, y, w, h):
     places = priors(SIZE)

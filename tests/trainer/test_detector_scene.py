@@ -14,7 +14,7 @@ from trainer.detector_scene import LARGE_SIDE_PX, SIDE_PX, make_scene
 LIBRARY = drawn_library()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.sampled_from([SIDE_PX, LARGE_SIDE_PX]))
 def test_every_scene_is_of_the_size_that_was_asked_for_and_its_faces_lie_in_it(seed, side):
     scene = make_scene(LIBRARY, np.random.default_rng(seed), side)

@@ -1,7 +1,7 @@
 """Shares in a rollout's rules are the decimal figures that somebody wrote, not the floats next to them: 14 of 25 are 0.56."""
 
 from fleet_driver import ANSWER_S, RULES, SOAK_S, Driver
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.rollouts import UpdateState as U
@@ -17,7 +17,6 @@ def begun(cameras: int, **rules: object) -> Driver:
     return fleet
 
 
-@settings(deadline=None)
 @given(PARTS, PERCENT)
 @example((14, 25), 56)
 @example((23, 25), 92)
@@ -29,7 +28,6 @@ def test_threshold(parts: tuple[int, int], percent: int) -> None:
     assert (fleet.state.phase is Phase.PAUSED) == (100 * good < percent * whole)
 
 
-@settings(deadline=None)
 @given(PARTS, PERCENT)
 @example((14, 25), 56)
 def test_quorum_of_answers(parts: tuple[int, int], percent: int) -> None:
@@ -40,7 +38,6 @@ def test_quorum_of_answers(parts: tuple[int, int], percent: int) -> None:
     assert (fleet.state.phase is Phase.SOAKING) == (answered > 0 and 100 * answered >= percent * whole)
 
 
-@settings(deadline=None)
 @given(PARTS, PERCENT)
 @example((14, 25), 56)
 def test_quorum_after_the_soak(parts: tuple[int, int], percent: int) -> None:
@@ -55,7 +52,6 @@ def test_quorum_after_the_soak(parts: tuple[int, int], percent: int) -> None:
     assert (fleet.state.phase is Phase.PAUSED) == (100 * there < percent * whole)
 
 
-@settings(deadline=None)
 @given(PARTS, PERCENT)
 @example((7, 24), 28)
 def test_failures(parts: tuple[int, int], percent: int) -> None:

@@ -1,7 +1,7 @@
 """Whatever happens to a fleet, in whatever order: no wave is passed, nobody is left out, and there is a way to an end."""
 
 from fleet_driver import ANSWER_S, Driver
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.rollouts import UpdateState as U
@@ -51,7 +51,6 @@ def play(fleet: Driver, event: tuple) -> None:
             fleet(kind)
 
 
-@settings(deadline=None)
 @given(st.lists(events, max_size=60))
 def test_whatever_happens_no_wave_is_passed_and_there_is_a_way_to_an_end(story: list[tuple]) -> None:
     fleet = Driver(0)
@@ -77,7 +76,6 @@ def test_whatever_happens_no_wave_is_passed_and_there_is_a_way_to_an_end(story: 
         assert all(own.fate is Fate.COMMITTED or own.is_excused for own in fleet.state.cameras.values())
 
 
-@settings(deadline=None)
 @given(st.lists(events, max_size=40))
 def test_events_that_come_together_leave_nobody_out(story: list[tuple]) -> None:
     """What is owed after any story is asked of exactly the cameras that were not told."""
