@@ -80,7 +80,7 @@ def score_detector(data: Path, teacher: Path, run: Path, threshold: float | None
     if threshold is None:
         frames = held_out(data)
         # Rounded up: a lower threshold would let more through than it may.
-        threshold = math.ceil(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE) * 100) / 100
+        threshold = math.ceil(round(detector_eval.threshold_like(model, teacher, frames, TIMES_FALSE) * 100, 6)) / 100
         results["held_out"] = detector_eval.compare(model, threshold, teacher, frames)
     results["threshold"] = threshold
     if (data / "frames").is_dir():

@@ -7,7 +7,6 @@ left out; here each of these raises. What is returned is a new network, so an op
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 
 import torch
 import torch_pruning
@@ -17,15 +16,14 @@ from protocol.errors import DeviceError, Reason, Rejected
 from trainer.models import LABELS, Architecture, MaskNet
 
 ROUNDING = 1e-12
-"""torch-pruning counts in floats and rounds down: so much less is cut that a whole number stays one, and nothing else changes."""
+"""What is left is counted in floats, as torch-pruning does, and rounded down: of 80 channels, 15 would be left at 0.8."""
 
 
 def pruned(architecture: Architecture, ratio: float) -> Architecture:
     """What is left of an architecture when a share of every stage's channels goes; raises Rejected for no share."""
     if not 0 < ratio < 1:
         raise Rejected(Reason.BAD_SETTING, f"pruning ratio {ratio}: must lie between 0 and 1")
-    left = 1 - Fraction(str(ratio))  # the decimal that was written: of 80 channels, floats leave 15 at 0.8
-    channels = tuple(int(width * left) for width in architecture.channels)
+    channels = tuple(int(width * (1 - _cut(ratio))) for width in architecture.channels)
     if 0 in channels:
         raise Rejected(Reason.BAD_SETTING, f"pruning ratio {ratio}: leaves nothing of a stage of {min(architecture.channels)} channels")
     return replace(architecture, channels=channels)
@@ -54,7 +52,7 @@ def prune_in_steps(network: MaskNet, ratio: float, steps: int, keep: tuple[str, 
         body,
         torch.zeros(1, 3, px, px),
         importance=torch_pruning.importance.MagnitudeImportance(p=2),
-        pruning_ratio=ratio * (1 - ROUNDING),
+        pruning_ratio=_cut(ratio),
         ignored_layers=[body.get_submodule(name) for name in keep],
         iterative_steps=steps,
     )
@@ -66,6 +64,11 @@ def prune_in_steps(network: MaskNet, ratio: float, steps: int, keep: tuple[str, 
         yield smaller
         # What was trained between two steps decides what goes in the next.
         body.load_state_dict(smaller.state_dict(), strict=True)
+
+
+def _cut(ratio: float) -> float:
+    """So little less than the ratio that a whole number of channels stays one."""
+    return ratio * (1 - ROUNDING)
 
 
 def _rebuild(body: MaskNet, before: Architecture) -> MaskNet:

@@ -59,7 +59,7 @@ def test_stages_of_several_convolutions_keep_one_width() -> None:
     assert smaller.architecture == Architecture((4, 8), downsample="stride", convs=(1, 2))
 
 
-@pytest.mark.parametrize(("ratio", "channels"), [(0.8, (4, 16)), (0.9, (2, 8)), (0.3, (14, 56))])
+@pytest.mark.parametrize(("ratio", "channels"), [(0.8, (4, 16)), (0.9, (2, 8)), (0.3, (14, 56)), (5 / 6, (3, 13))])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_no_channel_is_lost_to_rounding(ratio: float, channels: tuple[int, ...], steps: int) -> None:
     network = MaskNet(Architecture((20, 80), downsample="stride"))
