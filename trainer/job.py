@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import Reason, Rejected
 from trainer import backbone, results, runs, views
-from trainer.data import NO_FACE, Pictures, join
+from trainer.data import NO_FACE, Pictures, join, uneven
 from trainer.distil import Teaching, distillation, told
 from trainer.folder import write_whole
 from trainer.models import ARCHITECTURES, Architecture, MaskNet, Network
@@ -60,12 +60,19 @@ def is_complete(folder: Path) -> bool:
 
 
 def is_made(job: Job, splits: Splits, data: Path, folder: Path) -> bool:
-    """Whether `folder`/NAME holds the finished run of the job; raises Rejected when that has other settings: it may have been dear."""
+    """Whether `folder`/NAME holds the finished run of the job; raises Rejected when that has other settings, for it may have been dear,
+    or was made of uneven classes when these did not count alike.
+    """
     here = folder / job.name
     if not is_complete(here):
         return False
     pictures = learned_from(job, splits)
     runs.check_settings(here, configuration(job, pictures, apart(pictures, splits, job.lineage.held_out), data, folder))
+    found = results.load(here)
+    if found.scores and not found.surely_bare and uneven(splits.train.classes_N):  # older ones do not tell how many are surely bare
+        raise Rejected(
+            Reason.BAD_SETTING, f"{here}: learned when classes of more pictures counted for more; give another name or --runs, or remove it"
+        )
     return True
 
 

@@ -161,6 +161,11 @@ def test_uneven_classes_are_told_in_one_line(data_folder: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "48 pictures of with_mask and 23 of without_mask to learn from" in done.stderr
     assert "48 pictures of with_mask and 23 of without_mask to learn from" in trainer("audit", copy).stdout
+    found = tmp_path / "runs" / "uneven" / results.RESULTS_FILE
+    found.write_text(json.dumps({name: value for name, value in json.loads(found.read_text()).items() if name != "surely_bare"}))
+    again = trainer(*arguments, "--name", "uneven")
+    assert again.returncode == 1
+    assert "learned when classes of more pictures counted for more" in again.stderr
 
 
 def test_batches_show_each_picture_once(data_folder: Path) -> None:
