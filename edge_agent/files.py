@@ -33,7 +33,7 @@ class Found:
     refused: list[Rejected]
     """One for each folder or file that cannot be looked into."""
     others: int = 0
-    """So many files are named otherwise, or are pipes and the like."""
+    """So many files are named otherwise, or are pipes and the like, or links to folders."""
 
 
 def files_in(folder: Path, suffixes: set[str]) -> Found:
@@ -41,7 +41,11 @@ def files_in(folder: Path, suffixes: set[str]) -> Found:
     files: list[Path] = []
     errors: list[OSError] = []
     others = 0
-    for path in sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=errors.append) for name in names):
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=errors.append):
+        links = (name for name in folders if os.path.islink(os.path.join(place, name)))
+        found += (Path(place, name) for name in (*names, *links))
+    for path in sorted(found):
         try:
             if path.suffix.lower() in suffixes and stat.S_ISREG(path.stat().st_mode):
                 files.append(path)

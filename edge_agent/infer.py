@@ -17,14 +17,14 @@ from protocol.errors import DeviceError, Reason, Rejected, in_one_line
 def infer(eyes: Eyes, path: Path) -> Iterator[dict[str, Any] | Rejected | str]:
     """One result for each picture, or frame of a video, below `path`; a Rejected for each file or folder that cannot be read.
 
-    A text says how many files of a folder were passed over.
+    A text says how many of what is in a folder were passed over.
     """
     found = files_in(path, PICTURE_SUFFIXES | VIDEO_SUFFIXES) if os.path.isdir(path) else Found([path], [])
     yield from found.refused
     if not found.files and not found.refused:
         yield Rejected(Reason.BAD_INPUT, f"{path}: holds no pictures or videos")
     elif found.others:
-        yield f"{path}: files passed over, named neither like pictures nor like videos: {found.others}"
+        yield f"{path}: passed over, for they are neither pictures nor videos: {found.others}"
     for file in found.files:
         try:
             for number, image in enumerate(_images(file)):

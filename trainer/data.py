@@ -166,29 +166,34 @@ def pictures_in(folder: Path) -> list[Path]:
 
     Folders that cannot be looked into are among them: who reads them finds no picture, and says so.
     """
-    files, closed = _files_in(folder)
-    return sorted([*(path for path in files if path.suffix.lower() in SUFFIXES), *closed])
+    found, closed = _below(folder)
+    return sorted([*filter(_is_picture, found), *closed])
 
 
 def others_in(folder: Path) -> list[Path]:
-    """The files below a folder that are not named like pictures, in order."""
-    return sorted(path for path in _files_in(folder)[0] if path.suffix.lower() not in SUFFIXES)
+    """What else is below a folder, in order: files that are not named like pictures, pipes, and links to folders, which are not followed."""
+    return sorted(path for path in _below(folder)[0] if not _is_picture(path))
 
 
-def _files_in(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files below a folder, and the folders that cannot be looked into; nothing where there is no folder."""
+def _below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What is below a folder that is no folder itself, and the folders that cannot be looked into; nothing where there is no folder."""
     closed: list[Path] = []
 
     def note(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             closed.append(Path(error.filename))
 
-    found = (Path(root, name) for root, _, names in os.walk(folder, onerror=note) for name in names)
-    return [path for path in found if _may_be_read(path)], closed
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=note):
+        links = (name for name in folders if os.path.islink(os.path.join(place, name)))
+        found += (Path(place, name) for name in (*names, *links))
+    return found, closed
 
 
-def _may_be_read(path: Path) -> bool:
-    """False for pipes and devices, which one could wait for; what cannot even be asked is found out by reading it."""
+def _is_picture(path: Path) -> bool:
+    """Whether a file is named like one. Pipes and devices are none, one could wait for them; what cannot even be asked is found out by reading it."""
+    if path.suffix.lower() not in SUFFIXES:
+        return False
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:

@@ -103,10 +103,11 @@ def test_infer_names_what_it_may_not_look_into_and_reads_the_rest(folder: Path) 
 
 def test_infer_says_how_many_files_it_passed_over(folder: Path) -> None:
     (folder / "notes.txt").write_text("words")
-    (folder / "list.csv").write_text("1,2")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "linked").symlink_to(folder)
     done = agent("infer", folder, "--json")
     assert (done.returncode, len(json.loads(done.stdout)["results"])) == (0, 3)
-    assert done.stderr == f"{folder}: files passed over, named neither like pictures nor like videos: 2\n"
+    assert done.stderr == f"{folder}: passed over, for they are neither pictures nor videos: 3\n"
 
 
 def test_infer_names_a_huge_picture_and_reads_the_rest(folder: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_line_break_in_a_name_makes_no_second_line(tmp_path: Path) -> None:
     done = agent("infer", folder, folder / "\n.png")
     assert done.stdout == rf"{shown}/it's fine\r\x1b.png 0: no face" + "\n"
     assert done.stderr.splitlines() == [
-        f"{shown}: files passed over, named neither like pictures nor like videos: 1",
+        f"{shown}: passed over, for they are neither pictures nor videos: 1",
         rf"error: {shown}/broken\u2028.png: not a readable picture",
         rf"error: {shown}/\n.png: no such file or folder",
     ]

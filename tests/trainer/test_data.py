@@ -15,7 +15,7 @@ from trainer_faces import write_faces
 
 from protocol.errors import Rejected
 from trainer.augment import augment
-from trainer.data import SUFFIXES, decode, read_folder
+from trainer.data import SUFFIXES, decode, others_in, read_folder
 
 
 def test_a_folder_is_read_in_order_with_its_classes(tmp_path: Path) -> None:
@@ -83,9 +83,11 @@ def test_a_file_that_cannot_be_read_is_named_and_left_out(tmp_path: Path) -> Non
     (folder / "with_mask" / "gone.jpg").symlink_to("nowhere.jpg")
     assert decode(folder / "with_mask" / "gone.jpg") is None
     os.mkfifo(folder / "with_mask" / "pipe.jpg")  # nobody waits for what it may bring
+    (folder / "with_mask" / "linked").symlink_to(tmp_path)
     pictures = read_folder(folder)
     assert len(pictures) == 4
     assert pictures.unreadable == ("with_mask/gone.jpg",)
+    assert [path.name for path in others_in(folder)] == ["linked", "pipe.jpg"]
 
 
 def test_files_and_folders_that_may_not_be_read_are_named_and_left_out(tmp_path: Path) -> None:
