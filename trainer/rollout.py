@@ -283,7 +283,7 @@ def _phase_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
 
 
 def _camera_notes(before: Rollout, after: Rollout) -> Iterator[Note]:
-    for name in before.cameras.keys() - after.cameras.keys():
+    for name in sorted(before.cameras.keys() - after.cameras.keys()):
         yield Note("forgotten", name)
     for name, own in after.cameras.items():
         was = before.cameras.get(name, Camera())
