@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS open_incident (id TEXT PRIMARY KEY, payload BLOB NOT NULL, kernel_boot TEXT NOT NULL, stored_s REAL NOT NULL);
 """
 
+EXCLUSIVE = "PRAGMA locking_mode=EXCLUSIVE"
+LOCK = ".lock"
+
 KERNEL_BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -73,7 +76,7 @@ class Outbox:
         """Messages dropped since the start: the outbox was full, they were too old, or could not be read."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(path.with_suffix(".lock"))
+            self._lock = _lock(path.with_suffix(LOCK))
             try:
                 self._db = _open(path)
             except sqlite3.DatabaseError as error:
@@ -235,7 +238,7 @@ def warn_of_others(folder: Path, own: Path) -> None:
     """Warns of each other outbox in a folder in which something waits: of a camera that was renamed. One that an agent has open is left alone."""
     for path in sorted(folder.glob("*.*.*.sqlite")):
         try:
-            held = 0 if path == own or not path.is_file() else _count(path)
+            held = 0 if path == own or not path.is_file() or _is_held(path.with_suffix(LOCK)) else _count(path)
         except (OSError, sqlite3.Error):  # it is another's, or not an outbox
             continue
         if held:
@@ -243,15 +246,18 @@ def warn_of_others(folder: Path, own: Path) -> None:
 
 
 def _count(path: Path) -> int:
-    """How many messages an agent that opens this outbox would have to send; raises sqlite3.Error."""
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as db:
+    """How many messages an agent that opens this outbox would have to send; raises sqlite3.Error. No file is left beside it that was not there."""
+    was_killed = path.with_name(f"{path.name}-wal").exists()  # which holds its last messages: it is opened and closed as by its agent
+    how = "mode=rw" if was_killed else "immutable=1"
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=0)) as db:
+        db.execute(EXCLUSIVE)
         return int(db.execute("SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM open_incident)").fetchone()[0])
 
 
 def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")  # needs no file for shared memory, for which a full disk would have no room
+        db.execute(EXCLUSIVE)  # needs no file for shared memory, for which a full disk would have no room
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.executescript(TABLES)
@@ -273,6 +279,18 @@ def _lock(path: Path) -> IO[str]:
         file.close()
         raise DeviceError(f"{path}: another agent of this name is running on this machine") from None
     return file
+
+
+def _is_held(path: Path) -> bool:
+    """Whether an agent has this lock, which is let go at once. Raises OSError when that cannot be told."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _kernel_boot() -> str:

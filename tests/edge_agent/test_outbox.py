@@ -1,4 +1,6 @@
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -310,26 +312,38 @@ def test_a_row_that_cannot_be_read_is_dropped_and_counted(tmp_path: Path) -> Non
 
 
 def test_what_waits_under_the_name_that_a_camera_had_is_told_of_and_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    names = ("new", "cam7", "empty", "busy", "junk", "folder", "pipe")
-    own, old, empty, busy, junk, folder, pipe = (tmp_path / f"maskfleet.lobby.{name}.sqlite" for name in names)
+    names = ("new", "cam7", "empty", "busy", "killed", "junk", "folder", "pipe")
+    own, old, empty, busy, killed, junk, folder, pipe = (tmp_path / f"maskfleet.lobby.{name}.sqlite" for name in names)
     for path in (own, old, empty, busy):
         box = opened(path)
         for message in (alert(1), ended(1), alert(2)) if path != empty else ():
             box.put(message)
         if path != busy:  # an agent has it
             box.close()
+    for end in ("", "-wal"):  # as a kill leaves them, and a copy without its lock
+        shutil.copyfile(f"{busy}{end}", f"{killed}{end}")
     junk.write_bytes(b"no database")
     folder.mkdir()
     os.mkfifo(pipe)
+    before = set(tmp_path.iterdir())
     warn_of_others(tmp_path, own)
-    says = "4 messages of maskfleet.lobby.cam7 wait there; run the agent once under that base, site and camera to send them"
-    assert caplog.messages == [f"{old}: {says}"], "two alerts, two ends: nobody has told the second"
+    says = "4 messages of maskfleet.lobby.{} wait there; run the agent once under that base, site and camera to send them"
+    told = [f"{path}: {says.format(name)}" for path, name in ((old, "cam7"), (killed, "killed"))]
+    assert caplog.messages == told, "two alerts, two ends: nobody has told the second"
+    assert set(tmp_path.iterdir()) <= before
+    caplog.clear()
+    with old.with_suffix(".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # an agent that has not opened it yet
+        warn_of_others(tmp_path, own)
+    assert len(caplog.messages) == 1
+    assert str(killed) in caplog.messages[0]
     caplog.clear()
     warn_of_others(tmp_path / "none", own)
     assert not caplog.messages
-    box = opened(old)
-    box.end_orphans()
-    assert [message.id for message in drain(box)] == ["b-1", "b-1", "b-2", "b-2"]
+    for path in (old, killed):
+        box = opened(path)
+        box.end_orphans()
+        assert [message.id for message in drain(box)] == ["b-1", "b-1", "b-2", "b-2"]
 
 
 @pytest.fixture
