@@ -242,7 +242,8 @@ def warn_of_others(folder: Path, own: Path) -> None:
         except (OSError, sqlite3.Error):  # it is another's, or not an outbox
             continue
         if held:
-            log.warning("%s: %d messages of %s wait there; run the agent once under that base, site and camera to send them", path, held, path.stem)
+            how = 'docs/camera.md, "Rename one", tells how to send them, with its certificate'
+            log.warning("%s: %d messages of %s wait there; %s", path, held, path.stem, how)
 
 
 def _count(path: Path) -> int:

@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import re
 import shlex
+import signal
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiomqtt
@@ -17,9 +20,11 @@ from rig import ROOT, Mosquitto, running_mosquitto, shipped_lines
 
 from compose.simulated import Camera
 from compose.throwaway import shipped, sign_release
+from edge_agent.outbox import Outbox
 from protocol.broker import Broker
 from protocol.errors import LinkError
 from protocol.link import Link
+from protocol.messages import Alert
 from protocol.rollouts import RolloutState
 from protocol.signature import public_text, trusted_keys
 from protocol.topics import CAMERA_TOPICS, DESIRED, DISCOVERY, Address
@@ -32,6 +37,9 @@ USERS = (*CAMERAS, "coordinator", "admin", "operator")
 OWN = ("status", "birth", "health", "telemetry", "alert", "incident", "no_mask", "command/ack", "model/reported")
 
 DOOR = Address("maskfleet", "lobby", "door-1")
+RENAMING = (ROOT / "docs" / "camera.md").read_text(encoding="utf-8").partition("systemd-run")[2]
+RESENDING = RENAMING[RENAMING.index("    env ") : RENAMING.index("\n```")]
+"""The command that sends what a camera left under its old name."""
 REMOVAL = re.findall(r"^(mosquitto_sub --remove-retained .*) > /dev/null$", (ROOT / "docs" / "camera.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -141,6 +149,42 @@ async def test_the_admin_removes_a_camera_as_the_docs_say_and_nobody_else_does(g
 async def test_the_admin_tells_of_no_alert_in_a_cameras_name(guarded, authority, leaf: str) -> None:
     topic = f"maskfleet/camera/lobby/door-1/{leaf}"
     assert await heard_by(guarded, authority, "operator", topic, "admin", topic) == set()
+
+
+async def test_what_a_renamed_camera_had_not_sent_is_sent_as_the_docs_say(guarded, authority, tmp_path: Path) -> None:
+    """Without systemd: what `systemd-run` would start. Only the places are the test's."""
+    box = Outbox(tmp_path / "state" / "maskfleet.lobby.door-1.sqlite")
+    box.put(Alert(id="left", boot="b", seq=1, started=datetime(2026, 1, 1, tzinfo=UTC), p_no_mask=0.9, votes="5/5", faces=1, model="m"))
+    box.close()
+    own = authority.folder
+    settings = f"""site = "lobby"
+camera = "door-2"
+home_assistant = false
+[broker]
+url = "mqtts://127.0.0.1:{guarded.port}"
+ca_file = "{own}/ca.crt"
+cert_file = "{own}/door-2.crt"
+key_file = "{own}/door-2.key"
+"""
+    (own / "agent.toml").write_text(settings)
+    command = RESENDING
+    places = {"/opt/maskfleet/bin/maskfleet-agent": f"{sys.executable} -m edge_agent", "/var/lib/maskfleet": str(tmp_path / "state")}
+    for place, here in places.items():
+        assert place in command
+        command = command.replace(place, here)
+    words = shlex.split(command.replace("/etc/maskfleet", str(own)).replace("\\\n", " "))
+    async with client(guarded, authority, "operator") as ear, asyncio.timeout(60):
+        await ear.subscribe("maskfleet/camera/lobby/+/alert", qos=1)
+        process = await asyncio.create_subprocess_exec(*words, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
+        try:
+            heard = await anext(ear.messages)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    assert (heard.topic.value, Alert.decode(heard.payload).id) == ("maskfleet/camera/lobby/door-1/alert", "left")
 
 
 async def test_a_camera_hears_nothing_of_the_others(guarded, authority) -> None:

@@ -327,7 +327,7 @@ def test_what_waits_under_the_name_that_a_camera_had_is_told_of_and_left_as_it_i
     os.mkfifo(pipe)
     before = set(tmp_path.iterdir())
     warn_of_others(tmp_path, own)
-    says = "4 messages of maskfleet.lobby.{} wait there; run the agent once under that base, site and camera to send them"
+    says = '4 messages of maskfleet.lobby.{} wait there; docs/camera.md, "Rename one", tells how to send them, with its certificate'
     told = [f"{path}: {says.format(name)}" for path, name in ((old, "cam7"), (killed, "killed"))]
     assert caplog.messages == told, "two alerts, two ends: nobody has told the second"
     assert set(tmp_path.iterdir()) <= before
