@@ -27,6 +27,13 @@ def test_systemd_takes_the_unit(tmp_path: Path, name: str) -> None:
     assert unit.name not in done.stdout + done.stderr
 
 
+def test_agent_and_coordinator_read_nothing_of_each_other() -> None:
+    """Both may run on one machine."""
+    texts = [(UNITS / f"maskfleet-{name}.service").read_text() for name in ("agent", "coordinator")]
+    for line in (r"^User=(\S+)$", r"^StateDirectory=(\S+)$", r"^#   useradd --system .*?(\S+)     #"):
+        assert len({found for text in texts for found in re.findall(line, text, re.MULTILINE)}) == 2, line
+
+
 async def test_the_coordinators_unit_coordinates(mosquitto, tmp_path: Path) -> None:
     """Only the places and the broker are the test's."""
     state = tmp_path / "state"
