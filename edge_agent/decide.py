@@ -1,6 +1,6 @@
 """Readings over time -> incidents. Pure: one immutable state, one function that steps it.
 
-Faces are followed from frame to frame by overlap and nearness. Each sure reading of a face is a vote; K bare votes
+Faces are followed from frame to frame (follow.py). A sure reading of a face is a vote; K bare votes
 of the last N open an incident, K masked ones of the last N close it. One person is one alert, however long
 they stand there, and each incident ends: a mask goes on, the face leaves, or the agent stops.
 """
@@ -8,6 +8,7 @@ they stand there, and each incident ends: a mask goes on, the face leaves, or th
 import math
 from dataclasses import dataclass, replace
 
+from edge_agent.follow import Place, match
 from edge_agent.scene import Box, Closed, Ending, Incident, Label, Opened, Reading
 
 
@@ -33,6 +34,8 @@ class Rules:
     """A face's next incident opens at the earliest this long after its last one ended."""
 
 
+VOTE_S = 0.045
+"""Between two votes of a face passes so much time at least, or at 60 frames per second a hand before a mouth for a tenth of one would be a mask."""
 FADE = 1 - 1 / 60
 """What a frame counts less than the next one in the share of frames that show a face: an hour ago says nothing about now."""
 
@@ -60,18 +63,29 @@ class Track:
     """One face, followed through time."""
 
     number: int
-    box: Box
+    place: Place
     first_s: float
-    last_s: float
     frames: float = 0
     """Since the face was first seen, that one included; what is long ago counts little (`FADE`)."""
     seen: float = 0
     """Those of them that showed the face, counted alike."""
     votes: tuple[Vote, ...] = ()
+    voted_s: float = -math.inf
+    """When the last of them was cast."""
     bare_since_s: float = 0.0
     """When the bare votes began that are among `votes`, since the face last looked masked; says nothing where there is none."""
     incident: OpenIncident | None = None
     quiet_until_s: float = -math.inf
+
+    @property
+    def box(self) -> Box:
+        """Where it was seen last."""
+        return self.place.box
+
+    @property
+    def last_s(self) -> float:
+        """When it was seen last."""
+        return self.place.seen_s
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules
     `now_s` is the frame's time and never goes back. No readings is a frame without faces.
     """
     incidents: list[Incident] = []
-    matches = match(state.tracks, readings)
+    matches = match([track.place for track in state.tracks], [reading.face.box for reading in readings], now_s)
     tracks: list[Track] = []
     next_track, next_seq = state.next_track, state.next_seq
     for index, track in enumerate(state.tracks):
@@ -104,7 +118,7 @@ def step(state: State, readings: tuple[Reading, ...], now_s: float, rules: Rules
         elif track.incident is not None:
             incidents.append(_closed(track, track.incident, now_s, Ending.LEFT))
     for index in sorted(set(range(len(readings))) - set(matches.values())):
-        tracks.append(_see(Track(next_track, readings[index].face.box, now_s, now_s), readings[index], now_s, rules))
+        tracks.append(_see(Track(next_track, Place(readings[index].face.box, now_s), now_s), readings[index], now_s, rules))
         next_track += 1
     for index, track in enumerate(tracks):
         if track.last_s != now_s:
@@ -134,54 +148,24 @@ def close_all(state: State, now_s: float) -> tuple[State, tuple[Incident, ...]]:
     return State((), state.next_track, state.next_seq), closed
 
 
-def match(tracks: tuple[Track, ...], readings: tuple[Reading, ...]) -> dict[int, int]:
-    """Track index -> reading index, closest pairs first; each is used once.
-
-    Closeness is the distance of the centres in units of the face's size, with a penalty for another size: it also
-    holds at low frame rates, where boxes of one face no longer overlap.
-    """
-    pairs = []
-    for t, track in enumerate(tracks):
-        for r, reading in enumerate(readings):
-            distance = _distance(track.box, reading.face.box)
-            if distance < 1:
-                pairs.append((distance, t, r))
-    matches: dict[int, int] = {}
-    taken: set[int] = set()
-    for _, t, r in sorted(pairs):
-        if t not in matches and r not in taken:
-            matches[t] = r
-            taken.add(r)
-    return matches
-
-
-def _distance(a: Box, b: Box) -> float:
-    """0 for the same box, 1 where it cannot be the same face any more."""
-    (ax, ay), (bx, by) = a.centre, b.centre
-    size = (a.size + b.size) / 2
-    moved = math.hypot(ax - bx, ay - by) / size if size > 0 else math.inf
-    grown = abs(math.log(a.size / b.size)) if a.size > 0 and b.size > 0 else math.inf
-    return moved + grown / 2
-
-
 def _see(track: Track, reading: Reading, now_s: float, rules: Rules) -> Track:
     """The track after one more reading of its face."""
-    votes, incident, bare_since_s = track.votes, track.incident, track.bare_since_s
-    if reading.label is not Label.UNSURE:
+    votes, voted_s, incident, bare_since_s = track.votes, track.voted_s, track.incident, track.bare_since_s
+    if reading.label is not Label.UNSURE and now_s - voted_s >= VOTE_S:
         is_bare = reading.label is Label.WITHOUT_MASK
         looked_masked = not votes or (not votes[-1].is_bare and _count(track, is_bare=True) <= 1)  # one was a misreading
         if is_bare and looked_masked:
             bare_since_s = now_s
-        votes = (*votes, Vote(is_bare, reading.p_no_mask))[-rules.votes_kept :]
+        votes, voted_s = (*votes, Vote(is_bare, reading.p_no_mask))[-rules.votes_kept :], now_s
     if incident is not None:
         incident = replace(incident, worst_p_no_mask=max(incident.worst_p_no_mask, reading.p_no_mask), frames=incident.frames + 1)
     return replace(
         track,
-        box=reading.face.box,
-        last_s=now_s,
+        place=track.place.next(reading.face.box, now_s),
         frames=track.frames * FADE + 1,
         seen=track.seen * FADE + 1,
         votes=votes,
+        voted_s=voted_s,
         bare_since_s=bare_since_s,
         incident=incident,
     )

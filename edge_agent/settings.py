@@ -116,7 +116,7 @@ class DecideSettings(_Section):
     votes_needed: int = Field(default=Rules.votes_needed, ge=1, le=1000)
     """How many of a face's last `votes_kept` readings must agree to open or close an incident."""
     votes_kept: int = Field(default=Rules.votes_kept, ge=1, le=1000)
-    """How many of a face's readings are kept, and vote."""
+    """How many of a face's readings are kept, and vote; of more than 20 in a second some are left out."""
     least_p: float = Field(default=Rules.least_p, ge=0, le=1)
     """The mean p(no mask) of the votes that open an incident must reach this."""
     age_s: float = Field(default=Rules.age_s, ge=0, le=3600)

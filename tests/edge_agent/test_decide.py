@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent import decide
-from edge_agent.decide import Rules, State, Track, match
+from edge_agent.decide import Rules, State
+from edge_agent.follow import Place, match
 from edge_agent.scene import Box, Closed, Ending, Face, Incident, Label, Opened, Reading
 
 RULES = Rules(votes_needed=3, votes_kept=5, age_s=0.3, smallest_px=24, lost_s=1.0, cooldown_s=2.0)
@@ -125,6 +127,20 @@ def test_flicker_neither_opens_nor_closes() -> None:
     assert [type(one) for one in incidents] == [Opened]
 
 
+@pytest.mark.parametrize("fps", [15, 30, 60, 120])
+def test_a_hand_before_the_mouth_for_a_moment_is_no_mask_however_many_frames_show_it(fps: int) -> None:
+    moment = [(reading(BARE),)] * (3 * fps) + [(reading(MASKED),)] * round(0.15 * fps)
+    _, incidents = play([*moment * 3, *[(reading(BARE),)] * fps], Rules(), dt=1 / fps)
+    assert [type(one) for one in incidents] == [Opened]
+
+
+@pytest.mark.parametrize("fps", [2, 5, 15, 30, 60, 120])
+def test_a_mask_that_goes_on_is_seen_at_any_rate(fps: int) -> None:
+    _, incidents = play([(reading(BARE),)] * (4 * fps) + [(reading(MASKED),)] * (4 * fps), Rules(), dt=1 / fps)
+    assert [type(one) for one in incidents] == [Opened, Closed]
+    assert incidents[1].ended_s - 4 <= 5 / min(fps, 15)
+
+
 def test_unsure_readings_are_no_votes() -> None:
     assert play([(reading(UNSURE),)] * 100)[1] == []
     _, incidents = play([(reading(BARE),)] * 10 + [(reading(UNSURE),)] * 100)
@@ -157,8 +173,8 @@ def test_a_walking_face_is_followed_at_five_frames_per_second() -> None:
 
 
 def test_the_nearer_face_keeps_its_track() -> None:
-    tracks = (Track(1, Box(100, 100, 60, 60), 0, 0), Track(2, Box(160, 100, 60, 60), 0, 0))
-    assert match(tracks, (reading(BARE, x=150), reading(BARE, x=95))) == {0: 1, 1: 0}
+    places = (Place(Box(100, 100, 60, 60), 0), Place(Box(160, 100, 60, 60), 0))
+    assert match(places, (Box(150, 100, 60, 60), Box(95, 100, 60, 60)), 0.1) == {0: 1, 1: 0}
 
 
 def test_stopping_ends_what_is_open_and_nothing_else() -> None:
@@ -200,7 +216,8 @@ def test_incidents_are_well_formed_whatever_is_seen(film, own_rules: Rules) -> N
     last_seq = 0
     for seen, dt in film:
         now_s += dt
-        matched = {index: state.tracks[t].number for t, index in match(state.tracks, seen).items()}
+        found = match([track.place for track in state.tracks], [one.face.box for one in seen], now_s)
+        matched = {index: state.tracks[t].number for t, index in found.items()}
         newcomers = [index for index in range(len(seen)) if index not in matched]
         matched.update({index: state.next_track + n for n, index in enumerate(newcomers)})
         for index, one in enumerate(seen):
