@@ -103,18 +103,31 @@ class Canvas:
         return self.blob_1CHW
 
 
-def with_near(faces: Iterable[Face], overview: Iterable[Face], near_px: float) -> tuple[Face, ...]:
-    """What is seen in a picture and in its overview, best first: faces from a size on are the overview's, and what lies in one is a part of it."""
+def with_near(faces: Iterable[Face], overview: Sequence[Face], near_px: float) -> tuple[Face, ...]:
+    """What is seen in a picture and in its overview, best first.
+
+    Faces from a size on are the overview's, and what lies in one is a piece of it: unless the overview, too, sees a smaller face there.
+    """
     near = [face for face in overview if face.box.size >= near_px]
-    others = [face for face in faces if not any(_lies_in(face.box, one.box) for one in near)]
+    smaller = [face for face in overview if face.box.size < near_px]
+
+    def is_piece(box: Box) -> bool:
+        return any(_shared(box, one.box) > box.w * box.h / 2 for one in near) and not any(_is_same(box, one.box) for one in smaller)
+
+    others = [face for face in faces if not is_piece(face.box)]
     return tuple(sorted((*near, *others), key=lambda face: face.score, reverse=True))
 
 
-def _lies_in(box: Box, other: Box) -> bool:
-    """Whether the most of a box is in another."""
+def _is_same(box: Box, other: Box) -> bool:
+    shared = _shared(box, other)
+    return shared > SAME_FACE * (box.w * box.h + other.w * other.h - shared)
+
+
+def _shared(box: Box, other: Box) -> float:
+    """How much of two boxes is in both, in square pixels."""
     width = min(box.x + box.w, other.x + other.w) - max(box.x, other.x)
     height = min(box.y + box.h, other.y + other.h) - max(box.y, other.y)
-    return max(0.0, width) * max(0.0, height) > box.w * box.h / 2
+    return max(0.0, width) * max(0.0, height)
 
 
 def faces_of(answers: Sequence[Answer], width_px: int, score: float, scale: float) -> tuple[Face, ...]:

@@ -79,3 +79,5 @@ def test_near_faces_are_the_overviews_with_all_that_lies_in_them() -> None:
     assert with_near((piece, far, beside), (far_there, near), 192) == (near, far, beside)
     assert with_near((piece, far), (), 192) == (piece, far)
     assert with_near((), (near,), 192) == (near,)
+    child, child_there = face(340, 300, 120, 0.7), face(345, 310, 130, 0.5)
+    assert with_near((piece, child), (near, child_there), 192) == (near, child), "somebody stands before it"
