@@ -126,7 +126,7 @@ class DecideSettings(_Section):
     smallest_px: float = Field(default=Rules.smallest_px, ge=0)
     """Faces whose longer side is smaller than this open no incident."""
     lost_s: float = Field(default=Rules.lost_s, gt=0, le=3600)
-    """A face not seen for this long has left."""
+    """A face not seen for this long has left; one that comes back after that is another face, which no cooldown holds back."""
     cooldown_s: float = Field(default=Rules.cooldown_s, ge=0, le=86400)
     """A face opens its next incident at the earliest this long after its last one."""
 
