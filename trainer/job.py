@@ -68,8 +68,8 @@ def is_made(job: Job, splits: Splits, data: Path, folder: Path) -> bool:
         return False
     pictures = learned_from(job, splits)
     runs.check_settings(here, configuration(job, pictures, apart(pictures, splits, job.lineage.held_out), data, folder))
-    found = results.load(here)
-    if found.scores and not found.surely_bare and uneven(splits.train.classes_N):  # older ones do not tell how many are surely bare
+    # Older ones do not tell how many are surely bare.
+    if uneven(splits.train.classes_N) and (found := results.load(here)).scores and not found.surely_bare:
         raise Rejected(
             Reason.BAD_SETTING, f"{here}: learned when classes of more pictures counted for more; give another name or --runs, or remove it"
         )
