@@ -10,8 +10,12 @@ SPEED_S = 0.3
 """A face's speed is that of its last movements, each of which counts less the longer it is ago: to 1/e after so long."""
 FORESEEN_S = 1.0
 """Nobody is foreseen further ahead than this: people turn round."""
+SLOWEST = 0.5
+"""Below so many faces per second it is the detector's boxes that move, and not the face."""
 GATE, WIDEST_GATE, GATE_PER_S = 1.0, 2.0, 7.0
 """How far apart, in faces, two boxes of one face may be: far enough for whoever runs past a camera of a few frames per second."""
+WIDE_FOR_S = 0.6
+"""A face that was lost for longer is looked for no further away: who appears there is more likely somebody else."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Place:
         """Where it should be, if it goes on as it did."""
         ahead_s = min(now_s - self.seen_s, FORESEEN_S)
         x, y = self.speed_px_s
+        if math.hypot(x, y) < SLOWEST * self.box.size:
+            return self.box
         return replace(self.box, x=self.box.x + x * ahead_s, y=self.box.y + y * ahead_s)
 
 
@@ -49,8 +55,12 @@ def match(places: Sequence[Place], boxes: Sequence[Box], now_s: float) -> dict[i
     last = [place.box for place in places]
     _pair(matches, [place.foreseen(now_s) for place in places], boxes, [GATE] * len(places))
     _pair(matches, last, boxes, [GATE] * len(places))
-    _pair(matches, last, boxes, [min(WIDEST_GATE, max(GATE, GATE_PER_S * (now_s - place.seen_s))) for place in places])
+    _pair(matches, last, boxes, [_gate(now_s - place.seen_s) for place in places])
     return matches
+
+
+def _gate(passed_s: float) -> float:
+    return min(WIDEST_GATE, max(GATE, GATE_PER_S * passed_s)) if passed_s <= WIDE_FOR_S else GATE
 
 
 def _pair(matches: dict[int, int], faces: Sequence[Box], boxes: Sequence[Box], gates: Sequence[float]) -> None:

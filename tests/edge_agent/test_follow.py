@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge_agent import decide
 from edge_agent.decide import Rules, State
 from edge_agent.follow import Place, match
-from edge_agent.scene import Box, Closed, Face, Incident, Label, Opened, Reading
+from edge_agent.scene import Box, Closed, Ending, Face, Incident, Label, Opened, Reading
 
 SIDE_PX, WIDE_PX = 80.0, 1280.0
 
@@ -70,6 +70,22 @@ def test_who_turns_round_is_one_person(fps: float) -> None:
         return 200 + abs(math.remainder(now_s, 6)) * 3 * SIDE_PX
 
     assert [type(one) for one in film(fps, 20, (there_and_back, True))] == [Opened]
+
+
+@pytest.mark.parametrize("is_bare", [True, False])
+@pytest.mark.parametrize("fps", [3, 5, 15])
+def test_who_comes_beside_where_somebody_left_is_another(fps: float, is_bare: bool) -> None:
+    """A face and a half away, one second later: a bare one is alerted of by itself, and a masked one ends nobody's incident as `mask_on`."""
+
+    def first(now_s: float) -> float:
+        return 600 if now_s < 4 else -1
+
+    def second(now_s: float) -> float:
+        return 600 + 1.5 * SIDE_PX if now_s >= 5 else -1
+
+    incidents = film(fps, 12, (first, True), (second, is_bare))
+    assert [one.ending for one in incidents if isinstance(one, Closed)] == [Ending.LEFT]
+    assert sum(isinstance(one, Opened) for one in incidents) == 1 + is_bare
 
 
 def test_who_was_hidden_is_looked_for_where_they_were_going() -> None:
