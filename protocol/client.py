@@ -38,7 +38,8 @@ class Client(aiomqtt.Client):
         """Nobody waits for a greeting that cannot come any more, which aiomqtt would until its time is up. Runs in any thread."""
         if not self._is_let_go:
             self._loop.call_soon_threadsafe(self._give_up)
-        super()._on_disconnect(*arguments)
+        if not self._connected.cancelled():  # by who left while connecting: aiomqtt would raise that here, for asyncio to complain of
+            super()._on_disconnect(*arguments)
 
     def _give_up(self) -> None:
         if not self._is_let_go and not self._connected.done():

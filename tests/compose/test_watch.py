@@ -261,8 +261,8 @@ async def test_a_camera_that_is_removed_while_it_waits_is_asked_for_nothing_by_t
         assert Desired.decode(held.payload).hold
         for topic, word in ((gone, b"offline"), (gone, b""), (desired, b"")):
             await client.publish(topic, word, qos=1, retain=True)
+        await fleet.until(lambda: "forgotten" in [line.event for line in fleet.lines])
         await fleet.until(lambda: fleet.states[-1].cameras == 1)
-        assert "forgotten" in [line.event for line in fleet.lines]
         fleet.process.kill()
         await fleet.process.wait()
         assert (await anext(client.messages)).payload == b""

@@ -126,6 +126,14 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_made_is_made_again(cap
     assert "the connection was lost" in caplog.text
 
 
+async def test_a_goodbye_to_who_left_while_connecting_is_no_traceback() -> None:
+    client = Client("127.0.0.1", 1)
+    client._connected.cancel()
+    client._on_disconnect(client._client, None, None, 7)
+    assert not client._disconnected.done()
+    await client.let_go()
+
+
 async def test_a_socket_that_is_reset_before_it_is_written_to_is_no_traceback(caplog) -> None:
     async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
