@@ -54,6 +54,17 @@ class Box:
         """The longer side."""
         return max(self.w, self.h)
 
+    def shared(self, other: "Box") -> float:
+        """The area that is in both, in square pixels."""
+        width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
+        height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
+        return max(0.0, width) * max(0.0, height)
+
+    def iou(self, other: "Box") -> float:
+        """The area that is in both, as a part of what they cover together."""
+        shared = self.shared(other)
+        return shared / (self.w * self.h + other.w * other.h - shared) if shared else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Face:

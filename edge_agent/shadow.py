@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_agent.load import Eyes
 from edge_agent.pipeline import Seen
-from edge_agent.scene import Box, Face, Frame, Label, Reading
+from edge_agent.scene import Face, Frame, Label, Reading
 from protocol.rollouts import Kind, Trial
 
 SAME_IOU = 0.35
@@ -73,7 +73,7 @@ class Shadow:
 
     def _compare_faces(self, old: tuple[Face, ...], new: tuple[Face, ...]) -> None:
         self.faces += len(old)
-        self.disagreed += sum(all(iou(face.box, other.box) < SAME_IOU for other in new) for face in old)
+        self.disagreed += sum(all(face.box.iou(other.box) < SAME_IOU for other in new) for face in old)
 
     def _compare_readings(self, old: tuple[Reading, ...], new: tuple[Reading, ...]) -> None:
         sure = [(a.label, b.label) for a, b in zip(old, new, strict=True) if Label.UNSURE not in (a.label, b.label)]
@@ -84,12 +84,3 @@ class Shadow:
 def p95_ms(looks: list[Look]) -> float | None:
     """The 95th percentile of what frames took; None without frames."""
     return round(float(np.percentile([look.total_ms for look in looks], 95)), 2) if looks else None
-
-
-def iou(a: Box, b: Box) -> float:
-    """The area that two boxes share, as a part of what they cover together."""
-    width = min(a.x + a.w, b.x + b.w) - max(a.x, b.x)
-    height = min(a.y + a.h, b.y + b.h) - max(a.y, b.y)
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / (a.w * a.h + b.w * b.h - width * height)

@@ -112,22 +112,10 @@ def with_near(faces: Iterable[Face], overview: Sequence[Face], near_px: float) -
     smaller = [face for face in overview if face.box.size < near_px]
 
     def is_piece(box: Box) -> bool:
-        return any(_shared(box, one.box) > box.w * box.h / 2 for one in near) and not any(_is_same(box, one.box) for one in smaller)
+        return any(box.shared(one.box) > box.w * box.h / 2 for one in near) and not any(box.iou(one.box) > SAME_FACE for one in smaller)
 
     others = [face for face in faces if not is_piece(face.box)]
     return tuple(sorted((*near, *others), key=lambda face: face.score, reverse=True))
-
-
-def _is_same(box: Box, other: Box) -> bool:
-    shared = _shared(box, other)
-    return shared > SAME_FACE * (box.w * box.h + other.w * other.h - shared)
-
-
-def _shared(box: Box, other: Box) -> float:
-    """How much of two boxes is in both, in square pixels."""
-    width = min(box.x + box.w, other.x + other.w) - max(box.x, other.x)
-    height = min(box.y + box.h, other.y + other.h) - max(box.y, other.y)
-    return max(0.0, width) * max(0.0, height)
 
 
 def faces_of(answers: Sequence[Answer], width_px: int, score: float, scale: float) -> tuple[Face, ...]:
