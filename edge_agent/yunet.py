@@ -59,10 +59,11 @@ class YuNetDetector:
         """The faces, best first; raises DeviceError when the network fails, Rejected when it gives scores that are no numbers."""
         if self._picture_size != frame.image_HWC.shape[:2]:
             self._prepare(*frame.image_HWC.shape[:2])
-        faces = self._look(self._canvas, frame.image_HWC, 1.0)
+        small = self._canvas.shrink(frame.image_HWC)
+        faces = self._look(self._canvas, small, 1.0)
         if self._overview is None:
             return faces
-        overview = self._look(self._overview, self._canvas.shown_HWC, self._canvas.scale)
+        overview = self._look(self._overview, small, self._canvas.scale)
         return with_near(faces, overview, NEAR_PX / self._canvas.scale)
 
     def _prepare(self, height: int, width: int) -> None:
@@ -89,18 +90,23 @@ class Canvas:
         self.scale = width_px / width
         self.shown_size = (max(1, round(height * self.scale)), width_px)
         filled = [max(SMALLEST_SIDE_PX, side + -side % STRIDES[-1]) for side in self.shown_size]
-        self.shown_HWC: Image = np.empty((*self.shown_size, 3), np.uint8)
-        """The picture that was drawn last, in the size in which it is looked at."""
+        self._small: Image = np.empty((*self.shown_size, 3), np.uint8)
         self._plane = np.empty(self.shown_size, np.uint8)
         self.blob_1CHW = np.zeros((1, 3, *filled), np.float32)
         self._shown_CHW = self.blob_1CHW[0, :, : self.shown_size[0], : self.shown_size[1]]
 
     def draw(self, image_HWC: Image) -> NDArray[np.float32]:
         """The picture as the network takes it: BGR, 0 to 255, [1, 3, H, W]; valid until the next call."""
-        cv2.resize(image_HWC, self.shown_size[::-1], dst=self.shown_HWC, interpolation=cv2.INTER_LINEAR)
+        small = self.shrink(image_HWC)
         for channel, shown in enumerate(self._shown_CHW):
-            np.copyto(shown, cv2.extractChannel(self.shown_HWC, channel, self._plane))
+            np.copyto(shown, cv2.extractChannel(small, channel, self._plane))
         return self.blob_1CHW
+
+    def shrink(self, image_HWC: Image) -> Image:
+        """The picture in the size in which it is looked at; valid until the next call."""
+        if image_HWC.shape[:2] == self.shown_size:
+            return image_HWC
+        return cv2.resize(image_HWC, self.shown_size[::-1], dst=self._small, interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
 
 def with_near(faces: Iterable[Face], overview: Sequence[Face], near_px: float) -> tuple[Face, ...]:

@@ -16,6 +16,7 @@ import aiomqtt
 import pytest
 from certificates import Authority
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from live import killed_at_last
 from rig import ROOT, Mosquitto, running_mosquitto, shipped_lines
 
 from compose.simulated import Camera
@@ -176,14 +177,10 @@ key_file = "{own}/door-2.key"
     async with client(guarded, authority, "operator") as ear, asyncio.timeout(60):
         await ear.subscribe("maskfleet/camera/lobby/+/alert", qos=1)
         process = await asyncio.create_subprocess_exec(*words, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
-        try:
+        async with killed_at_last(process):
             heard = await anext(ear.messages)
             process.send_signal(signal.SIGINT)
             assert await process.wait() == 0
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
     assert (heard.topic.value, Alert.decode(heard.payload).id) == ("maskfleet/camera/lobby/door-1/alert", "left")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiomqtt
 import pytest
+from live import killed_at_last
 from rig import ROOT
 
 from trainer import keys
@@ -50,14 +51,9 @@ async def test_the_coordinators_unit_coordinates(mosquitto, tmp_path: Path) -> N
     variables = dict(re.findall("^Environment=(.*?)=(.*)$", text, re.MULTILINE))
     variables |= {"MASKFLEET_BROKER__URL": mosquitto.url, "PYTHONPATH": str(ROOT)}
     process = await asyncio.create_subprocess_exec(*command.split(), env=variables, stderr=asyncio.subprocess.DEVNULL)
-    try:
-        async with asyncio.timeout(60), aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
-            await client.subscribe("maskfleet/coordinator/status", qos=1)
-            assert (await anext(client.messages)).payload == b"online"
-            process.send_signal(signal.SIGTERM)
-            assert await process.wait() == 0
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    async with killed_at_last(process), asyncio.timeout(60), aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+        await client.subscribe("maskfleet/coordinator/status", qos=1)
+        assert (await anext(client.messages)).payload == b"online"
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
     assert (state / "rollouts.sqlite").exists()
